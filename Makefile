@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Two commands matter: "make run" and "make test". Both set the machine up first; the second time that is quick.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PY := .venv/bin/python
+# What is handed to pytest besides its configuration: make test ARGS="-k lookup -x"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint types format unit setup clean
+
+help: ## show this list
+	@sed -nE 's/^([a-z]+):.*## (.*)$$/  make \1\t\2/p' Makefile | expand -t 18
+
+run: setup ## set up, then mount ./run/mnt on ./run/ssd.img in the foreground; Ctrl-C unmounts
+	@$(PY) scripts/run.py
+
+test: setup ## set up, then lint, types and every test, real mounts and loop devices included
+	@scripts/test.sh $(ARGS)
+
+unit: setup ## only the tests that mount nothing
+	@$(PY) -m pytest -m "not mount and not loop" $(ARGS)
+
+check: lint types ## what can be said without running anything
+
+lint: setup ## ruff: lint and format
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+types: setup ## mypy --strict
+	@$(PY) -m mypy --strict src
+
+format: setup ## let ruff put imports and layout right
+	@$(PY) -m ruff check --fix-only .
+	@$(PY) -m ruff format .
+
+setup: ## distribution packages (when root), ./.venv, lcfs in it
+	@scripts/setup.sh
+
+clean: ## remove what set-up and the tools made; ./run stays, it holds data
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage dist build
