@@ -53,7 +53,8 @@ class _Watch(logging.Handler):
         self.expectations: list[Expectation] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not any([expectation.takes(record) for expectation in self.expectations]):
+        takers = [expectation for expectation in self.expectations if expectation.takes(record)]
+        if not takers:
             self.strays.append(record)
 
     def expect(self, pattern: str, *, level: int = logging.WARNING, at_least: int = 1) -> Expectation:

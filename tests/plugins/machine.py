@@ -46,7 +46,7 @@ def loop_devices_under(top: Path) -> dict[str, Path]:
 
 
 def loop_devices() -> dict[str, Path]:
-    """`/dev/loopN` -> the file it is bound to. The file of a mount that was detached lazily loses its upper directories."""
+    """`/dev/loopN` -> the file it is bound to, which shows only from its mount's root once that was detached lazily."""
     found = {}
     for directory in Path("/sys/block").glob("loop*"):
         try:

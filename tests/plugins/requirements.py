@@ -113,7 +113,7 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 
 class _SkipWithoutPyfuse3(importlib.abc.MetaPathFinder):
-    """Last on sys.meta_path, so asked for pyfuse3 only when it is not installed: the importing test module is skipped."""
+    """Last on sys.meta_path, so asked for pyfuse3 only when it is not installed: skips the importing test module."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
         if fullname == "pyfuse3":

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The end of a test that mounted: everything comes off again, also when the test failed half way.
+
+What there is to take down is read from the kernel's own tables, so a mount or loop device that a test made behind the
+back of `Lcfs` (`lcfs device bind`, a mount of its own) comes off too. Each thing is ended by its mount point, device
+name or pid. What does not come off as it should is torn off, and the test fails for it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+
+import attrs
+import pytest
+
+from tests.mount.harness import PATIENCE, Lcfs
+from tests.plugins.leftovers import bound_by_this_run
+from tests.plugins.machine import Mount, command_of, is_running, loop_devices, loop_devices_under, mounts_under
+
+COMMAND_PATIENCE = PATIENCE / 3
+"""Seconds that one command of the end may take."""
+
+
+def take_down(lcfs: Lcfs) -> None:
+    """Newest first: child processes, file systems, loop devices, lcfs mounts, daemons."""
+    end = _End(lcfs)
+    end.children()
+    end.file_systems()
+    end.loop_devices()
+    end.lcfs_mounts()
+    end.daemons()
+    if end.troubles:
+        pytest.fail("took down by force:\n" + "\n".join(end.troubles) + lcfs.log_tail(), pytrace=False)
+
+
+@attrs.define
+class _End:
+    lcfs: Lcfs
+    troubles: list[str] = attrs.field(factory=list)
+
+    def children(self) -> None:
+        for child in self.lcfs.children:
+            if child.poll() is None:
+                child.kill()
+            child.communicate()
+
+    def file_systems(self) -> None:
+        for mount in self._mounts():
+            if not mount.is_lcfs and not self._command("umount", mount.where):
+                self._force("umount", "-l", mount.where)
+
+    def loop_devices(self) -> None:
+        bound = set(loop_devices_under(self.lcfs.directory)) | (bound_by_this_run & set(loop_devices()))
+        for device in sorted(bound):
+            self._command("losetup", "-d", device)
+            bound_by_this_run.discard(device)
+
+    def lcfs_mounts(self) -> None:
+        for mount in self._mounts():
+            if not mount.is_lcfs:
+                continue
+            if not self._answers(mount):  # dead or hung: nothing is left that `lcfs umount` could ask
+                self._kill_daemon(mount.where.name)
+                self._command("fusermount3", "-u", mount.where)
+            elif not self._command(*self.lcfs.command("umount", mount.where)):
+                self._force("fusermount3", "-u", "-z", mount.where)
+
+    def daemons(self) -> None:
+        for pid_file in self.lcfs.directory.glob("*.pid"):
+            pid = self._daemon(pid_file.stem)
+            deadline = time.monotonic() + COMMAND_PATIENCE
+            while pid is not None and is_running(pid) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            self._kill_daemon(pid_file.stem)
+
+    def _mounts(self) -> list[Mount]:
+        return mounts_under(self.lcfs.directory)[::-1]
+
+    def _answers(self, mount: Mount) -> bool:
+        try:
+            return subprocess.run(["stat", mount.where], capture_output=True, timeout=COMMAND_PATIENCE).returncode == 0
+        except subprocess.TimeoutExpired:
+            self.troubles.append(f"the daemon of {mount.where} did not answer in {COMMAND_PATIENCE:.0f} s")
+            return False
+
+    def _daemon(self, at: str) -> int | None:
+        """The pid in the pid file, if that process is still the daemon and not another that got its number."""
+        try:
+            pid = int(self.lcfs.pid_file(at).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return pid if str(self.lcfs.pid_file(at)) in command_of(pid) else None
+
+    def _kill_daemon(self, at: str) -> None:
+        pid = self._daemon(at)
+        if pid is not None and is_running(pid):
+            self.troubles.append(f"the daemon {pid} of {at} did not end; killed it")
+            os.kill(pid, signal.SIGKILL)
+
+    def _command(self, *command: object) -> bool:
+        """Run one command of the end; whether it worked. That it did not is a trouble."""
+        words: Sequence[str] = [str(word) for word in command]
+        environment = self.lcfs.environment()
+        try:
+            done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=COMMAND_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.troubles.append(f"{' '.join(words)}: no end in {COMMAND_PATIENCE:.0f} s")
+            return False
+        if done.returncode != 0:
+            self.troubles.append(f"{' '.join(words)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+        return done.returncode == 0
+
+    def _force(self, *command: object) -> None:
+        self.troubles.append(" ".join(str(word) for word in command))
+        self._command(*command)
