@@ -3,7 +3,7 @@
 
 Stores: `MemoryStore` (on a `Medium` with a live and a durable image) and `MemoryStorage`, a file system of
 them. Layers, each around a `next` store: `DelayStore`, `FaultStore`, `LogStore`, `CrashStore`. They stack:
-`LogStore(DelayStore(MemoryStore.of_size(1 << 20), writes=0.01))`.
+`LogStore(DelayStore(MemoryStore.of_size(1 << 20), writes=0.01))`. `Model` knows what the disks may hold.
 """
 
 from lcfs.testing.crash import CrashStore
@@ -13,6 +13,7 @@ from lcfs.testing.image import SparseImage
 from lcfs.testing.layer import Layer
 from lcfs.testing.log import Call, Log, LogStore
 from lcfs.testing.memory import Medium, MemoryStore
+from lcfs.testing.model import Model, Violation
 from lcfs.testing.storage import MemoryStorage
 from lcfs.testing.unsynced import (
     ALL,
@@ -40,10 +41,12 @@ __all__ = [
     "Medium",
     "MemoryStorage",
     "MemoryStore",
+    "Model",
     "Operation",
     "SparseImage",
     "Survival",
     "UnsyncedWrite",
+    "Violation",
     "apply_survivors",
     "keep_all",
     "keep_random",

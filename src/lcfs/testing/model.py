@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What lcfs promises, as a plain model: which contents of the disks are right, now and after a crash.
+
+The model holds, per 512-byte sector, the versions that were written to it, each part of a *piece*: what
+one request writes to one 4-KiB line. Time is a counter; a piece has the time at which its request was
+issued (`began`) and the one at which it was acknowledged. A piece comes *before* another when it was
+acknowledged before that one was issued; between requests in flight side by side no order is promised.
+
+R1: a piece acknowledged before a barrier of its disk was issued is durable once the barrier has returned.
+R2: a sector holds a version that was written to it, not older than its last durable one.
+R3: there is a set of pieces, closed under "before", that contains all durable ones, such that each sector
+holds the last of its versions in the set. Pieces of all disks of one cache belong together; those written
+to a disk while it has no cache are each for themselves, as on any disk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from lcfs.engine.block_store import Buffer
+from lcfs.engine.geometry import LINE, SECTOR
+from lcfs.testing.tags import ZERO_SECTOR, describe, tagged
+
+NEVER = math.inf
+ZERO_LINE = bytes(LINE)
+
+
+class Violation(AssertionError):
+    """A promise that was broken: which, where, and what was found there."""
+
+    def __init__(self, promise: str, disk: int, sector: int, sentence: str) -> None:
+        super().__init__(f"{promise}: disk {disk} sector {sector} {sentence}")
+        self.promise = promise
+        self.disk = disk
+        self.sector = sector
+
+
+@attrs.define(eq=False)
+class Piece:
+    """What one request writes to one line."""
+
+    number: int
+    disk: int
+    cache: int | None
+    """The cache of the disk at that time; pieces of one cache are recovered as a prefix."""
+    began: float
+    acknowledged: float = NEVER
+
+    def __str__(self) -> str:
+        return f"write {self.number}"
+
+
+_INITIAL = Piece(0, 0, None, -1, -1)
+
+
+@attrs.define(eq=False)
+class Version:
+    """The content of one sector from one piece on."""
+
+    piece: Piece
+    content: bytes
+
+
+@attrs.define(eq=False)
+class Write:
+    """A request in flight: `data` is what to write."""
+
+    model: Model
+    number: int
+    disk: int
+    offset: int
+    data: bytes
+    pieces: list[Piece]
+
+    def acknowledge(self) -> None:
+        """It returned: from now on nothing older may be read."""
+        now = self.model.now()
+        for piece in self.pieces:
+            piece.acknowledged = now
+
+
+@attrs.define(eq=False)
+class Barrier:
+    """A flush of one disk in flight."""
+
+    model: Model
+    disk: int
+    began: float
+
+    def done(self) -> None:
+        """It returned without an error: what was acknowledged before it began is durable."""
+        self.model.note_durable(self.disk, self.began)
+
+
+class Clock:
+    """Ticks with each reading."""
+
+    def __init__(self) -> None:
+        self.time = 0
+
+    def __call__(self) -> int:
+        """The next point in time."""
+        self.time += 1
+        return self.time
+
+
+class Model:
+    """The disks of a mount as they ought to be.
+
+    `now` gives the time, growing with each call; give the `tick` of a log to judge states of the past.
+    """
+
+    def __init__(self, now: Callable[[], int] | None = None) -> None:
+        self.now = Clock() if now is None else now
+        self.sizes: dict[int, int] = {}
+        self.caches: dict[int, int | None] = {}
+        self.writes = 0
+        self._versions: dict[tuple[int, int], list[Version]] = {}
+        self._in_flight: list[Piece] = []
+        self._durable: dict[int, list[tuple[float, float]]] = {}
+        """Per disk, (when a barrier returned, when it began)."""
+
+    def add_disk(self, disk: int, size: int, cache: int | None) -> None:
+        """A disk of zeros."""
+        self.sizes[disk] = size
+        self.caches[disk] = cache
+        self._durable[disk] = []
+
+    def attached(self, disk: int, cache: int) -> None:
+        """The disk has a cache from now on."""
+        self._set_cache(disk, cache)
+
+    def detached(self, disk: int) -> None:
+        """A detach, begun at any time before, has returned: what was in the cache is durable on the backing."""
+        self._set_cache(disk, None)
+
+    def begin_write(self, disk: int, offset: int, length: int) -> Write:
+        """A write is issued. Only its first `len(data)` bytes fit the disk."""
+        length = min(length, self.sizes[disk] - offset)
+        assert offset >= 0 and length > 0, (offset, length)
+        self.writes += 1
+        data = tagged(disk, offset, length, self.writes)
+        began = self.now()
+        pieces: list[Piece] = []
+        for line in range(offset // LINE, (offset + length - 1) // LINE + 1):
+            piece = Piece(self.writes, disk, self.caches[disk], began)
+            pieces.append(piece)
+            begin, end = max(offset, line * LINE), min(offset + length, (line + 1) * LINE)
+            for sector in range(begin // SECTOR, (end - 1) // SECTOR + 1):
+                self._add_version(piece, sector, begin, end, data, offset)
+        self._in_flight = [p for p in self._in_flight if p.acknowledged is NEVER] + pieces
+        return Write(self, self.writes, disk, offset, data, pieces)
+
+    def begin_barrier(self, disk: int) -> Barrier:
+        """A flush of `disk` is issued."""
+        return Barrier(self, disk, self.now())
+
+    def note_durable(self, disk: int, before: float) -> None:
+        """What was acknowledged on `disk` before that time is durable from now on."""
+        self._durable[disk].append((self.now(), before))
+
+    def check_read(self, disk: int, offset: int, data: Buffer, began: float | None = None) -> None:
+        """`data` was read from `offset` by a request issued at `began` (by default: now). Raises Violation."""
+        began = self.now() if began is None else began
+        content = bytes(data)
+        end = offset + len(content)
+        for sector in range(offset // SECTOR, -(-end // SECTOR)):
+            begin, stop = max(offset, sector * SECTOR), min(end, (sector + 1) * SECTOR)
+            got = content[begin - offset : stop - offset]
+            at = slice(begin - sector * SECTOR, stop - sector * SECTOR)
+            allowed = self._allowed(disk, sector, began)
+            if not any(version.content[at] == got for version in allowed):
+                wanted = " or ".join(describe(version.content) for version in allowed)
+                raise Violation("read", disk, sector, f"reads {describe_part(got)}, not {wanted}")
+
+    def expected(self, disk: int, offset: int, length: int) -> bytes:
+        """What a read issued now returns when nothing is in flight."""
+        first, behind = offset // SECTOR, -(-(offset + length) // SECTOR)
+        content = b"".join(self._newest(disk, sector) for sector in range(first, behind))
+        return content[offset - first * SECTOR :][:length]
+
+    def check_recovered(self, contents: Mapping[int, Buffer], at: float = NEVER) -> None:
+        """All disks hold `contents` after a crash at time `at` and a recovery. Raises Violation."""
+        candidates = self._candidates(contents, at)
+        floors = {disk: self._floor(disk, at) for disk in self.sizes}
+        # Content that occurs twice in a sector's history is taken for the older version, unless that one
+        # is ruled out: the smallest set that explains what was found.
+        found = {key: versions[0] for key, versions in candidates.items()}
+        while True:
+            broken = self._contradiction(found, floors, at)
+            if broken is None:
+                return
+            key, promise, sentence = broken
+            newer = candidates[key][candidates[key].index(found[key]) + 1 :]
+            if not newer:
+                raise Violation(promise, *key, sentence)
+            found[key] = newer[0]
+
+    def settle(self, contents: Mapping[int, Buffer], *, durable: bool = True) -> None:
+        """The disks were recovered with `contents`: that is the past from now on, what is not in it never was.
+
+        `durable`: power was lost, so all that was found is on the media. When only the process died,
+        older versions remain possible until a barrier.
+        """
+        now = self.now()
+        for key, candidates in self._candidates(contents, NEVER).items():
+            version = candidates[-1]
+            versions = self._versions[key]
+            kept = versions[: versions.index(version) + 1]
+            if durable:
+                kept = [Version(_INITIAL, version.content)]
+            elif version.piece.acknowledged is NEVER:
+                version.piece.acknowledged = now
+            self._versions[key] = kept
+        self._in_flight.clear()
+
+    def prune(self) -> None:
+        """Forget versions that no crash can bring back any more; states of the past cannot be judged then."""
+        for (disk, sector), versions in self._versions.items():
+            floor = self._floor(disk, NEVER)
+            solid = max((v.piece.began for v in versions if v.piece.acknowledged < floor), default=-NEVER)
+            self._versions[disk, sector] = [v for v in versions if v.piece.acknowledged >= solid]
+
+    def _set_cache(self, disk: int, cache: int | None) -> None:
+        if cache is None:
+            self.note_durable(disk, self.now())
+        self.caches[disk] = cache
+        for piece in self._in_flight:
+            if piece.disk == disk and piece.acknowledged is NEVER:
+                piece.cache = None
+
+    def _add_version(self, piece: Piece, sector: int, begin: int, end: int, data: bytes, offset: int) -> None:
+        start = sector * SECTOR
+        first, stop = max(begin, start), min(end, start + SECTOR)
+        content = data[first - offset : stop - offset]
+        if len(content) < SECTOR:
+            old = self._newest(piece.disk, sector)
+            content = old[: first - start] + content + old[stop - start :]
+        versions = self._versions.setdefault((piece.disk, sector), [Version(_INITIAL, ZERO_SECTOR)])
+        versions.append(Version(piece, content))
+
+    def _newest(self, disk: int, sector: int) -> bytes:
+        versions = self._versions.get((disk, sector))
+        return versions[-1].content if versions else ZERO_SECTOR
+
+    def _allowed(self, disk: int, sector: int, began: float) -> list[Version]:
+        versions = self._versions.get((disk, sector)) or [Version(_INITIAL, ZERO_SECTOR)]
+        solid = max(v.piece.began for v in versions if v.piece.acknowledged < began)
+        return [v for v in versions if v.piece.acknowledged >= solid]
+
+    def _floor(self, disk: int, at: float) -> float:
+        return max((before for done, before in self._durable[disk] if done <= at), default=-NEVER)
+
+    def _candidates(self, contents: Mapping[int, Buffer], at: float) -> dict[tuple[int, int], list[Version]]:
+        """The versions, oldest first, whose content each written sector has; R2 where there is none."""
+        found: dict[tuple[int, int], list[Version]] = {}
+        views = {disk: memoryview(content) for disk, content in contents.items()}
+        for (disk, sector), versions in self._versions.items():
+            got = views[disk][sector * SECTOR : (sector + 1) * SECTOR]
+            matching = [v for v in versions if v.content == got and v.piece.began <= at]
+            if not matching:
+                raise Violation("R2", disk, sector, f"holds {describe(got)}, which was never written there")
+            found[disk, sector] = matching
+        for disk, view in views.items():
+            self._check_untouched(disk, view)
+        return found
+
+    def _contradiction(
+        self, found: Mapping[tuple[int, int], Version], floors: Mapping[int, float], at: float
+    ) -> tuple[tuple[int, int], str, str] | None:
+        """A sector that ought to hold a later version, if `found` is what the sectors hold."""
+        seen = {version.piece for version in found.values()}
+        cuts = self._cuts(seen, floors, at)
+        for key, version in found.items():
+            ended = _acknowledged(version.piece, at)
+            for later in self._versions[key]:
+                piece = later.piece
+                if piece.began <= ended or piece.began > at:
+                    continue
+                done = _acknowledged(piece, at)
+                holds = f"holds {describe(version.content)}, though"
+                if done < floors[piece.disk]:
+                    return key, "R1", f"{holds} {piece} is durable"
+                if piece.cache is not None and done < cuts[piece.cache]:
+                    return key, "R3", f"{holds} {piece} comes before another that was recovered"
+                if piece.cache is not None and piece in seen:
+                    return key, "R3", f"{holds} another sector of the same line comes from {piece}"
+        return None
+
+    def _check_untouched(self, disk: int, view: memoryview) -> None:
+        for line in range(0, len(view), LINE):
+            if view[line : line + LINE] == ZERO_LINE[: len(view) - line]:
+                continue
+            for sector in range(line // SECTOR, min(line + LINE, len(view)) // SECTOR):
+                got = view[sector * SECTOR : (sector + 1) * SECTOR]
+                if (disk, sector) not in self._versions and got != ZERO_SECTOR:
+                    raise Violation("R2", disk, sector, f"holds {describe(got)}, though it was never written")
+
+    def _cuts(self, seen: set[Piece], floors: Mapping[int, float], at: float) -> dict[int, float]:
+        """Per cache, the time before which everything acknowledged must have been recovered."""
+        cuts: dict[int, float] = {}
+        for versions in self._versions.values():
+            for version in versions:
+                piece = version.piece
+                cache = piece.cache
+                if cache is not None and (piece in seen or _acknowledged(piece, at) < floors[piece.disk]):
+                    cuts[cache] = max(cuts.get(cache, -NEVER), piece.began)
+                elif cache is not None:
+                    cuts.setdefault(cache, -NEVER)
+        return cuts
+
+
+def _acknowledged(piece: Piece, at: float) -> float:
+    return piece.acknowledged if piece.acknowledged <= at else NEVER
+
+
+def describe_part(content: bytes) -> str:
+    """`describe` for what may be less than a sector."""
+    return describe(content) if len(content) == SECTOR else f"{content[:16].hex()}..."
