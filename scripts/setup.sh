@@ -30,16 +30,21 @@ missing_of() {
 }
 
 apt_updated=no
+apt_log=$(mktemp)
+trap 'rm -f "$apt_log"' EXIT
+
+apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" >>"$apt_log" 2>&1; }
+
 apt_install() {
-    export DEBIAN_FRONTEND=noninteractive
-    local apt=(apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
     say "installing $*"
     if [ $apt_updated = no ]; then
-        "${apt[@]}" update >&2 || say "apt-get update failed; trying with the package lists that are here"
+        apt_get update || say "apt-get update failed; trying with the package lists that are here"
         apt_updated=yes
     fi
-    "${apt[@]}" install -y --no-install-recommends "$@" >&2 ||
-        die "apt-get could not install: $*; see its message above, then run make again"
+    if ! apt_get install -y --no-install-recommends "$@"; then
+        tail -n 40 "$apt_log" >&2
+        die "apt-get could not install: $*; see its messages above, then run make again"
+    fi
 }
 
 # Installs what is missing, or says in one sentence what a person with root has to install.
