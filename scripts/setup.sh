@@ -72,7 +72,7 @@ find_python() {
     return 1
 }
 
-# Prints the distribution's packages that give this interpreter venv and headers, if it is the distribution's own.
+# Prints the distribution's packages that this interpreter still needs for venv and headers, if it is the distribution's.
 python_packages() {
     "$1" - <<'PYTHON'
 import os, sys, sysconfig
@@ -90,7 +90,12 @@ PYTHON
 
 if command -v dpkg-query >/dev/null; then
     find_python >/dev/null || want python3
-    want "${build_packages[@]}" "${test_packages[@]}"
+    wanted=("${build_packages[@]}" "${test_packages[@]}")
+    if ! .venv/bin/python -c '' 2>/dev/null && python=$(find_python); then
+        read -rd '' -a of_python < <(python_packages "$python") || true
+        wanted+=("${of_python[@]}")
+    fi
+    want "${wanted[@]}"
 else
     say "this is not a Debian system, so its packages are yours to install; needed are a C compiler, pkg-config," \
         "libfuse 3 with headers and fusermount3, and for the tests fio, mkfs.ext4, mkfs.xfs, losetup, getfattr," \
@@ -115,11 +120,6 @@ if [ "$(cat $stamp 2>/dev/null)" = "$key" ] && .venv/bin/python -c '' 2>/dev/nul
 fi
 
 python=$(find_python) || die "no Python 3.11 or newer found; install one, or name it: make PYTHON=/path/to/python3"
-if command -v dpkg-query >/dev/null; then
-    read -rd '' -a needed <<<"$(python_packages "$python")" || true
-    [ ${#needed[@]} = 0 ] || want "${needed[@]}"
-fi
-
 say "building ./.venv with $("$python" --version) ($python); the first time takes a minute or two"
 rm -f $stamp
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv ||
