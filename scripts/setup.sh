@@ -88,10 +88,12 @@ if sys.base_prefix == "/usr":
 PYTHON
 }
 
+stamp=.venv/set-up-of
+
 if command -v dpkg-query >/dev/null; then
     find_python >/dev/null || want python3
     wanted=("${build_packages[@]}" "${test_packages[@]}")
-    if ! .venv/bin/python -c '' 2>/dev/null && python=$(find_python); then
+    if ! grep -qs pyfuse3=yes $stamp && python=$(find_python); then
         read -rd '' -a of_python < <(python_packages "$python") || true
         wanted+=("${of_python[@]}")
     fi
@@ -113,8 +115,7 @@ fi
 with_pyfuse3=yes
 command -v gcc >/dev/null && pkg-config --exists fuse3 2>/dev/null || with_pyfuse3=no
 
-key=$(cat pyproject.toml scripts/setup.sh <(echo "$PWD ${PYTHON:-} pyfuse3=$with_pyfuse3") | sha256sum | cut -c1-64)
-stamp=.venv/set-up-of
+key="pyfuse3=$with_pyfuse3 $(cat pyproject.toml scripts/setup.sh <(echo "$PWD ${PYTHON:-}") | sha256sum | cut -c1-64)"
 if [ "$(cat $stamp 2>/dev/null)" = "$key" ] && .venv/bin/python -c '' 2>/dev/null; then
     exit 0
 fi

@@ -24,7 +24,7 @@ if $python -c 'import pyfuse3' 2>/dev/null; then
 else
     echo "== mypy --strict: not run, pyfuse3 is not installed"
 fi
-step "pytest" $python -m pytest --junitxml=build/test-results.xml "$@"
+step "pytest" $python -m pytest --continue-on-collection-errors --junitxml=build/test-results.xml "$@"
 
 if [ ${#failed[@]} -gt 0 ]; then
     (IFS=,; printf 'failed: %s\n' "${failed[*]}" >&2)
