@@ -186,7 +186,7 @@ def test_without_a_cache_each_sector_is_for_itself_and_a_barrier_still_counts() 
 def test_a_barrier_after_an_attach_covers_what_was_written_before_it() -> None:
     made = model(cache=None)
     first = write(made, 1, 0)
-    made.attached(1, 1)
+    made.begin_change(1, 1).done()
     second = write(made, 1, 4096)
     made.check_recovered(Disks().put(second).contents)
     barrier(made, 1)
@@ -197,7 +197,7 @@ def test_a_barrier_after_an_attach_covers_what_was_written_before_it() -> None:
 def test_a_detach_leaves_everything_durable() -> None:
     made = model()
     first = write(made, 1, 0)
-    made.detached(1)
+    made.begin_change(1, None).done()
     second = write(made, 1, 4096)
     assert broken(made, Disks().put(second)) == "R1"
     made.check_recovered(Disks().put(first).contents)
@@ -254,26 +254,45 @@ def test_reads_see_the_newest_and_while_requests_are_in_flight_either() -> None:
     assert made.expected(1, 500, 1000) == second.data[500:1500]
 
 
-def test_after_a_loss_of_power_only_what_was_found_counts() -> None:
+def test_a_disk_that_begins_with_content() -> None:
+    made = Model()
+    base = tagged(1, 0, SIZE, 1000)
+    made.add_disk(1, SIZE, 1, base)
+    made.check_recovered({1: base})
+    made.check_read(1, 100, base[100:5000])
+    first = write(made, 1, 512, 512)
+    made.check_recovered({1: base})
+    made.check_recovered({1: base[:512] + first.data + base[1024:]})
+    for wrong in (bytes(SIZE), base[:1024] + bytes(512) + base[1536:]):
+        with pytest.raises(Violation, match="R2"):
+            made.check_recovered({1: wrong})
+
+
+def test_a_change_of_cache_is_done_or_not_while_it_is_in_flight_and_done_afterwards() -> None:
     made = model()
-    first, second = write(made, 1, 0), write(made, 1, 0)
-    disks = Disks().put(first)
-    made.check_recovered(disks.contents)
-    made.settle(disks.contents)
-    made.check_recovered(disks.contents)
-    made.check_read(1, 0, first.data)
-    assert broken(made, Disks().put(second)) == "R2"
-    assert broken(made, Disks()) == "R2"
+    before = made.now()
+    change = made.begin_change(1, None)
+    during = made.now()
+    change.done()
+    made.check_caches({1: 1, 2: 1}, before)
+    made.check_caches({1: None, 2: 1}, during)
+    made.check_caches({1: 1, 2: 1}, during)
+    made.check_caches({1: None, 2: 1})
+    for wrong, at in (({1: None}, before), ({1: 2}, during), ({1: 1}, float("inf")), ({2: None}, during)):
+        with pytest.raises(Violation, match="R9"):
+            made.check_caches(wrong, at)
 
 
 def test_after_the_death_of_the_process_older_versions_remain_and_lost_ones_never_return() -> None:
     made = model()
     first, second, third = write(made, 1, 0), made.begin_write(1, 0, 4096), write(made, 1, 0)
-    made.settle(Disks().put(second).contents, durable=False)
+    killed = made.now()
+    made.settle(Disks().put(second).contents)
     made.check_read(1, 0, second.data)
     made.check_recovered(Disks().contents)
     made.check_recovered(Disks().put(first).contents)
     assert broken(made, Disks().put(third)) == "R2"
+    made.check_recovered(Disks().put(third).contents, killed)
     barrier(made, 1)
     made.check_recovered(Disks().put(second).contents)
     assert broken(made, Disks().put(first)) == "R1"

@@ -22,10 +22,9 @@ import attrs
 
 from lcfs.engine.block_store import Buffer
 from lcfs.engine.geometry import LINE, SECTOR
-from lcfs.testing.tags import ZERO_SECTOR, describe, tagged
+from lcfs.testing.tags import describe, tagged
 
 NEVER = math.inf
-ZERO_LINE = bytes(LINE)
 
 
 class Violation(AssertionError):
@@ -62,6 +61,12 @@ class Version:
 
     piece: Piece
     content: bytes
+    died: float = NEVER
+    """When a recovery showed that it was lost: from then on it must not come back."""
+
+    def alive(self, at: float) -> bool:
+        """Whether a crash at that time could leave it."""
+        return self.piece.began <= at and (at < self.died or self.died == NEVER)
 
 
 @attrs.define(eq=False)
@@ -95,6 +100,22 @@ class Barrier:
         self.model.note_durable(self.disk, self.began)
 
 
+@attrs.define(eq=False)
+class CacheChange:
+    """An attach or a detach in flight (R9: a crash leaves the disk with its cache as before or after)."""
+
+    model: Model
+    disk: int
+    cache: int | None
+    began: float
+    ended: float = NEVER
+
+    def done(self) -> None:
+        """It returned: the disk has `cache` from now on. What a detach leaves behind is durable on the backing."""
+        self.ended = self.model.now()
+        self.model.note_cache(self.disk, self.cache)
+
+
 class Clock:
     """Ticks with each reading."""
 
@@ -119,23 +140,27 @@ class Model:
         self.caches: dict[int, int | None] = {}
         self.writes = 0
         self._versions: dict[tuple[int, int], list[Version]] = {}
+        self._base: dict[int, bytes] = {}
+        """Per disk, what it held before any version."""
+        self._changes: dict[int, list[CacheChange]] = {}
         self._in_flight: list[Piece] = []
         self._durable: dict[int, list[tuple[float, float]]] = {}
         """Per disk, (when a barrier returned, when it began)."""
 
-    def add_disk(self, disk: int, size: int, cache: int | None) -> None:
-        """A disk of zeros."""
+    def add_disk(self, disk: int, size: int, cache: int | None, content: bytes | None = None) -> None:
+        """A disk of zeros, or with `content`, all durable."""
+        assert content is None or len(content) == size
         self.sizes[disk] = size
         self.caches[disk] = cache
+        self._base[disk] = bytes(size) if content is None else content
         self._durable[disk] = []
+        self._changes[disk] = [CacheChange(self, disk, cache, -1, -1)]
 
-    def attached(self, disk: int, cache: int) -> None:
-        """The disk has a cache from now on."""
-        self._set_cache(disk, cache)
-
-    def detached(self, disk: int) -> None:
-        """A detach, begun at any time before, has returned: what was in the cache is durable on the backing."""
-        self._set_cache(disk, None)
+    def begin_change(self, disk: int, cache: int | None) -> CacheChange:
+        """An attach to `cache`, or a detach (None), of `disk` is issued."""
+        change = CacheChange(self, disk, cache, self.now())
+        self._changes[disk].append(change)
+        return change
 
     def begin_write(self, disk: int, offset: int, length: int) -> Write:
         """A write is issued. Only its first `len(data)` bytes fit the disk."""
@@ -151,7 +176,7 @@ class Model:
             begin, end = max(offset, line * LINE), min(offset + length, (line + 1) * LINE)
             for sector in range(begin // SECTOR, (end - 1) // SECTOR + 1):
                 self._add_version(piece, sector, begin, end, data, offset)
-        self._in_flight = [p for p in self._in_flight if p.acknowledged is NEVER] + pieces
+        self._in_flight = [p for p in self._in_flight if p.acknowledged == NEVER] + pieces
         return Write(self, self.writes, disk, offset, data, pieces)
 
     def begin_barrier(self, disk: int) -> Barrier:
@@ -199,22 +224,37 @@ class Model:
                 raise Violation(promise, *key, sentence)
             found[key] = newer[0]
 
-    def settle(self, contents: Mapping[int, Buffer], *, durable: bool = True) -> None:
-        """The disks were recovered with `contents`: that is the past from now on, what is not in it never was.
+    def check_caches(self, caches: Mapping[int, int | None], at: float = NEVER) -> None:
+        """After a crash at that time and a recovery, each disk has the cache `caches` says. Raises Violation."""
+        for disk, found in caches.items():
+            changes = [change for change in self._changes[disk] if change.began <= at]
+            settled = max(i for i, change in enumerate(changes) if change.ended <= at)
+            allowed = {change.cache for change in changes[settled:]}
+            if found not in allowed:
+                raise Violation("R9", disk, 0, f"has cache {found}, not one of {allowed}")
 
-        `durable`: power was lost, so all that was found is on the media. When only the process died,
-        older versions remain possible until a barrier.
+    def note_cache(self, disk: int, cache: int | None) -> None:
+        """The disk has that cache from now on."""
+        if cache is None:
+            self.note_durable(disk, self.now())
+        self.caches[disk] = cache
+        for piece in self._in_flight:
+            if piece.disk == disk and piece.acknowledged == NEVER:
+                piece.cache = None
+
+    def settle(self, contents: Mapping[int, Buffer]) -> None:
+        """The process died and the disks were recovered with `contents`: what is not in it must never come back.
+
+        What is in it was perhaps not durable before, so older versions remain possible until a barrier.
         """
         now = self.now()
         for key, candidates in self._candidates(contents, NEVER).items():
-            version = candidates[-1]
+            found = candidates[-1]
+            if found.piece.acknowledged == NEVER:
+                found.piece.acknowledged = now
             versions = self._versions[key]
-            kept = versions[: versions.index(version) + 1]
-            if durable:
-                kept = [Version(_INITIAL, version.content)]
-            elif version.piece.acknowledged is NEVER:
-                version.piece.acknowledged = now
-            self._versions[key] = kept
+            for version in versions[versions.index(found) + 1 :]:
+                version.died = min(version.died, now)
         self._in_flight.clear()
 
     def prune(self) -> None:
@@ -224,14 +264,6 @@ class Model:
             solid = max((v.piece.began for v in versions if v.piece.acknowledged < floor), default=-NEVER)
             self._versions[disk, sector] = [v for v in versions if v.piece.acknowledged >= solid]
 
-    def _set_cache(self, disk: int, cache: int | None) -> None:
-        if cache is None:
-            self.note_durable(disk, self.now())
-        self.caches[disk] = cache
-        for piece in self._in_flight:
-            if piece.disk == disk and piece.acknowledged is NEVER:
-                piece.cache = None
-
     def _add_version(self, piece: Piece, sector: int, begin: int, end: int, data: bytes, offset: int) -> None:
         start = sector * SECTOR
         first, stop = max(begin, start), min(end, start + SECTOR)
@@ -239,15 +271,22 @@ class Model:
         if len(content) < SECTOR:
             old = self._newest(piece.disk, sector)
             content = old[: first - start] + content + old[stop - start :]
-        versions = self._versions.setdefault((piece.disk, sector), [Version(_INITIAL, ZERO_SECTOR)])
-        versions.append(Version(piece, content))
+        if (piece.disk, sector) not in self._versions:
+            self._versions[piece.disk, sector] = self._history(piece.disk, sector)
+        self._versions[piece.disk, sector].append(Version(piece, content))
+
+    def _history(self, disk: int, sector: int) -> list[Version]:
+        """The versions of a sector that can be read now, oldest first."""
+        versions = self._versions.get((disk, sector))
+        if versions is None:
+            return [Version(_INITIAL, self._base[disk][sector * SECTOR : (sector + 1) * SECTOR])]
+        return [version for version in versions if version.died == NEVER]
 
     def _newest(self, disk: int, sector: int) -> bytes:
-        versions = self._versions.get((disk, sector))
-        return versions[-1].content if versions else ZERO_SECTOR
+        return self._history(disk, sector)[-1].content
 
     def _allowed(self, disk: int, sector: int, began: float) -> list[Version]:
-        versions = self._versions.get((disk, sector)) or [Version(_INITIAL, ZERO_SECTOR)]
+        versions = self._history(disk, sector)
         solid = max(v.piece.began for v in versions if v.piece.acknowledged < began)
         return [v for v in versions if v.piece.acknowledged >= solid]
 
@@ -260,7 +299,7 @@ class Model:
         views = {disk: memoryview(content) for disk, content in contents.items()}
         for (disk, sector), versions in self._versions.items():
             got = views[disk][sector * SECTOR : (sector + 1) * SECTOR]
-            matching = [v for v in versions if v.content == got and v.piece.began <= at]
+            matching = [v for v in versions if v.content == got and v.alive(at)]
             if not matching:
                 raise Violation("R2", disk, sector, f"holds {describe(got)}, which was never written there")
             found[disk, sector] = matching
@@ -278,7 +317,7 @@ class Model:
             ended = _acknowledged(version.piece, at)
             for later in self._versions[key]:
                 piece = later.piece
-                if piece.began <= ended or piece.began > at:
+                if piece.began <= ended or not later.alive(at):
                     continue
                 done = _acknowledged(piece, at)
                 holds = f"holds {describe(version.content)}, though"
@@ -291,13 +330,14 @@ class Model:
         return None
 
     def _check_untouched(self, disk: int, view: memoryview) -> None:
+        base = self._base[disk]
         for line in range(0, len(view), LINE):
-            if view[line : line + LINE] == ZERO_LINE[: len(view) - line]:
+            if view[line : line + LINE] == base[line : line + LINE]:
                 continue
             for sector in range(line // SECTOR, min(line + LINE, len(view)) // SECTOR):
-                got = view[sector * SECTOR : (sector + 1) * SECTOR]
-                if (disk, sector) not in self._versions and got != ZERO_SECTOR:
-                    raise Violation("R2", disk, sector, f"holds {describe(got)}, though it was never written")
+                at = slice(sector * SECTOR, (sector + 1) * SECTOR)
+                if (disk, sector) not in self._versions and view[at] != base[at]:
+                    raise Violation("R2", disk, sector, f"holds {describe(view[at])}, though it was not written")
 
     def _cuts(self, seen: set[Piece], floors: Mapping[int, float], at: float) -> dict[int, float]:
         """Per cache, the time before which everything acknowledged must have been recovered."""
@@ -306,6 +346,8 @@ class Model:
             for version in versions:
                 piece = version.piece
                 cache = piece.cache
+                if not version.alive(at):
+                    continue
                 if cache is not None and (piece in seen or _acknowledged(piece, at) < floors[piece.disk]):
                     cuts[cache] = max(cuts.get(cache, -NEVER), piece.began)
                 elif cache is not None:
