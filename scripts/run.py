@@ -27,10 +27,12 @@ COMMAND = (
 
 def in_own_group(command: tuple[str, ...], terminal: int) -> int:
     """Exit code of `command`, run as the foreground process group of `terminal` (a file descriptor)."""
+    # Inherited over exec: a daemon stopped by Ctrl-Z would hang everything that uses the mount.
+    signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     child = subprocess.Popen(command, process_group=0)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, lambda number, frame: child.send_signal(number))
-    # Taking the terminal back from a background group raises SIGTTOU. Set after the fork: lcfs does not inherit it.
+    # Taking the terminal back from a background group raises SIGTTOU. After the fork: lcfs does not inherit this one.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     os.tcsetpgrp(terminal, child.pid)
     try:
