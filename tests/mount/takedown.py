@@ -12,7 +12,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import attrs
 import pytest
@@ -20,6 +21,8 @@ import pytest
 from tests.mount.harness import PATIENCE, Lcfs
 from tests.plugins.leftovers import bound_by_this_run
 from tests.plugins.machine import Mount, command_of, is_running, loop_devices, loop_devices_under, mounts_under
+
+T = TypeVar("T")
 
 COMMAND_PATIENCE = PATIENCE / 3
 """Seconds that one command of the end may take."""
@@ -35,6 +38,24 @@ def take_down(lcfs: Lcfs) -> None:
     end.daemons()
     if end.troubles:
         pytest.fail("took down by force:\n" + "\n".join(end.troubles) + lcfs.log_tail(), pytrace=False)
+
+
+def _is_free(device: str) -> bool:
+    return device not in loop_devices()
+
+
+def _has_ended(pid: int) -> bool:
+    return not is_running(pid)
+
+
+def _soon(condition: Callable[[T], bool], what: T) -> bool:
+    """Whether `condition` comes to hold of `what` within COMMAND_PATIENCE."""
+    deadline = time.monotonic() + COMMAND_PATIENCE
+    while not condition(what):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 @attrs.define
@@ -57,7 +78,10 @@ class _End:
         bound = set(loop_devices_under(self.lcfs.directory)) | (bound_by_this_run & set(loop_devices()))
         for device in sorted(bound):
             self._command("losetup", "-d", device)
-            bound_by_this_run.discard(device)
+            if _soon(_is_free, device):
+                bound_by_this_run.discard(device)
+            else:
+                self.troubles.append(f"{device} is in use and stays bound until its user lets go")
 
     def lcfs_mounts(self) -> None:
         for mount in self._mounts():
@@ -65,24 +89,25 @@ class _End:
                 continue
             if not self._answers(mount):  # dead or hung: nothing is left that `lcfs umount` could ask
                 self._kill_daemon(mount.where.name)
-                self._command("fusermount3", "-u", mount.where)
-            elif not self._command(*self.lcfs.command("umount", mount.where)):
+                off = self._command("fusermount3", "-u", mount.where)
+            else:
+                off = self._command(*self.lcfs.command("umount", mount.where))
+            if not off:
                 self._force("fusermount3", "-u", "-z", mount.where)
 
     def daemons(self) -> None:
         for pid_file in self.lcfs.directory.glob("*.pid"):
             pid = self._daemon(pid_file.stem)
-            deadline = time.monotonic() + COMMAND_PATIENCE
-            while pid is not None and is_running(pid) and time.monotonic() < deadline:
-                time.sleep(0.02)
-            self._kill_daemon(pid_file.stem)
+            if pid is not None and not _soon(_has_ended, pid):
+                self._kill_daemon(pid_file.stem)
 
     def _mounts(self) -> list[Mount]:
         return mounts_under(self.lcfs.directory)[::-1]
 
     def _answers(self, mount: Mount) -> bool:
+        statfs = ["stat", "-f", str(mount.where)]  # which, unlike stat, no kernel answers from its cache
         try:
-            return subprocess.run(["stat", mount.where], capture_output=True, timeout=COMMAND_PATIENCE).returncode == 0
+            return subprocess.run(statfs, capture_output=True, timeout=COMMAND_PATIENCE).returncode == 0
         except subprocess.TimeoutExpired:
             self.troubles.append(f"the daemon of {mount.where} did not answer in {COMMAND_PATIENCE:.0f} s")
             return False
@@ -100,6 +125,7 @@ class _End:
         if pid is not None and is_running(pid):
             self.troubles.append(f"the daemon {pid} of {at} did not end; killed it")
             os.kill(pid, signal.SIGKILL)
+            _soon(_has_ended, pid)
 
     def _command(self, *command: object) -> bool:
         """Run one command of the end; whether it worked. That it did not is a trouble."""
