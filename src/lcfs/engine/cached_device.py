@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a cache knows of a disk: its address table, its backing and the state of writing back to it."""
+
+from __future__ import annotations
+
+import trio
+
+from lcfs.engine.block_store import BlockStore
+from lcfs.engine.geometry import LINE
+from lcfs.engine.lookup import LineTable
+from lcfs.engine.tunables import MIGRATE_THRESHOLD
+
+FIRST_BACKOFF = 1.0
+LAST_BACKOFF = 30.0
+
+
+class CachedDevice:
+    """A disk as its cache sees it. `Device` adds what a user of the disk sees."""
+
+    def __init__(self, number: int, size: int, store: BlockStore | None) -> None:
+        self.id = number
+        self.size = size
+        """Bytes, a multiple of 512."""
+        self.store = store
+        """The backing; None while it is missing."""
+        self.table = LineTable(0)
+        """Made for the disk's size when it is attached."""
+        self.nr_dirty_caches = 0
+        """Lines with any dirty bit, in RAM or on the image. The cache counts it (B25)."""
+        self.writeback = trio.Lock()
+        """Held while lines are written to the backing, so that they land in version order (B08)."""
+        self.migrate_threshold = MIGRATE_THRESHOLD.default
+        """Percent of load of the backing above which migration rests."""
+        self.fault = ""
+        """Why the backing cannot be written just now; empty when it can."""
+        self.retry_at = 0.0
+        """Not before this time (trio clock) is a faulty backing tried again."""
+        self._backoff = FIRST_BACKOFF
+
+    @property
+    def nr_lines(self) -> int:
+        """Lines the disk has, the last perhaps in part."""
+        return -(-self.size // LINE)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether its dirty lines cannot be migrated now."""
+        return self.store is None or self.writeback.locked() or (self.fault != "" and trio.current_time() < self.retry_at)
+
+    def mark_faulty(self, reason: str) -> None:
+        """The backing failed: keep its lines, try again later, each time after a longer while."""
+        self.fault = reason
+        self.retry_at = trio.current_time() + self._backoff
+        self._backoff = min(2 * self._backoff, LAST_BACKOFF)
+
+    def mark_well(self) -> None:
+        """The backing took a write and a flush."""
+        self.migrate_threshold = MIGRATE_THRESHOLD.default
+        """Percent of load of the backing above which migration rests."""
+        self.fault = ""
+        self._backoff = FIRST_BACKOFF

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Block stores on files and block devices.
+
+Reads are first tried in the page cache, in place (`RWF_NOWAIT`); everything that may wait runs in a
+worker thread, a batch of system calls per hop and no other work. A thread that hangs is abandoned when
+its task is cancelled, so a dead disk never holds up shutdown.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+from collections.abc import Sequence
+from uuid import UUID
+
+import trio
+
+from lcfs.engine.block_store import BlockStore, Buffer, Label, Storage
+from lcfs.engine.errors import AlreadyThere, InUse, NoSpace, NoSuchThing, NotPermitted, Unsuitable
+
+LABEL_UUID = "user.lcfs.uuid"
+LABEL_STAMP = "user.lcfs.stamp"
+IOV_MAX = 1024
+THREADS_PER_STORE = 16
+_NO_ATTRIBUTE = (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES)
+
+
+def _pread_exactly(fd: int, buffer: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(fd, [buffer[done:]], offset + done)
+        if count == 0:
+            raise OSError(errno.EIO, f"the file ends at byte {offset + done}, in the middle of a read")
+        done += count
+
+
+def _pwrite_all(fd: int, extents: Sequence[tuple[int, Sequence[Buffer]]]) -> None:
+    for offset, buffers in extents:
+        for first in range(0, len(buffers), IOV_MAX):
+            rest = [memoryview(part) for part in buffers[first : first + IOV_MAX]]
+            while rest:
+                count = os.pwritev(fd, rest, offset)
+                offset += count
+                while rest and count >= len(rest[0]):
+                    count -= len(rest.pop(0))
+                if rest and count:
+                    rest[0] = rest[0][count:]
+
+
+class FileStore(BlockStore):
+    """An open and locked regular file or block device."""
+
+    def __init__(self, path: str, fd: int, size: int, mode: int) -> None:
+        self.name = path
+        self.size = size
+        self._fd = fd
+        self._is_block = stat.S_ISBLK(mode)
+        self._nowait = True
+        self._limiter = trio.CapacityLimiter(THREADS_PER_STORE)
+
+    def readinto_nowait(self, offset: int, buffer: memoryview) -> bool:
+        """From the page cache with `preadv2(RWF_NOWAIT)`; False where that would block."""
+        if not self._nowait:
+            return False
+        try:
+            return os.preadv(self._fd, [buffer], offset, os.RWF_NOWAIT) == len(buffer)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            if exc.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+                self._nowait = False
+            return False
+
+    async def readinto(self, offset: int, buffer: memoryview) -> None:
+        """One `preadv` in a thread."""
+        await trio.to_thread.run_sync(
+            _pread_exactly, self._fd, buffer, offset, abandon_on_cancel=True, limiter=self._limiter
+        )
+
+    async def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        """One `pwritev` in a thread."""
+        await self.write_extents([(offset, buffers)])
+
+    async def write_extents(self, extents: Sequence[tuple[int, Sequence[Buffer]]]) -> None:
+        """A `pwritev` per extent, all in one thread hop."""
+        await trio.to_thread.run_sync(_pwrite_all, self._fd, extents, abandon_on_cancel=True, limiter=self._limiter)
+
+    async def flush(self) -> None:
+        """`fdatasync(2)`. One descriptor serves the store, so an error is reported once: callers flush one at a time."""
+        await trio.to_thread.run_sync(os.fdatasync, self._fd, abandon_on_cancel=True, limiter=self._limiter)
+
+    async def close(self) -> None:
+        """Close the descriptor; that drops the lock."""
+        os.close(self._fd)
+
+    async def read_label(self) -> Label | None:
+        """From the extended attributes `user.lcfs.uuid` and `user.lcfs.stamp`."""
+        if self._is_block:
+            return None
+        try:
+            uuid = UUID(os.getxattr(self._fd, LABEL_UUID).decode("ascii"))
+            (stamp,) = struct.unpack("<Q", bytes.fromhex(os.getxattr(self._fd, LABEL_STAMP).decode("ascii")))
+        except OSError as exc:
+            if exc.errno in _NO_ATTRIBUTE:
+                return None
+            raise
+        except (ValueError, struct.error):
+            return None
+        return Label(uuid, stamp)
+
+    async def write_label(self, label: Label) -> None:
+        """Two extended attributes and an `fsync(2)`, where the file system has them."""
+        if self._is_block:
+            return
+        try:
+            os.setxattr(self._fd, LABEL_STAMP, struct.pack("<Q", label.stamp).hex().encode("ascii"))
+            os.setxattr(self._fd, LABEL_UUID, str(label.uuid).encode("ascii"))
+        except OSError as exc:
+            if exc.errno in _NO_ATTRIBUTE:
+                return
+            raise
+        await trio.to_thread.run_sync(os.fsync, self._fd, abandon_on_cancel=True, limiter=self._limiter)
+
+    def device_number(self) -> str:
+        """From `fstat(2)`: the device itself, or the one that holds the file."""
+        status = os.fstat(self._fd)
+        number = status.st_rdev if self._is_block else status.st_dev
+        return f"{os.major(number)}:{os.minor(number)}"
+
+    def busy_ms(self) -> int | None:
+        """`io_ticks` of that device (Linux Documentation/block/stat.rst)."""
+        try:
+            with open(f"/sys/dev/block/{self.device_number()}/stat", encoding="ascii") as stat_file:
+                return int(stat_file.read().split()[9])
+        except (OSError, IndexError, ValueError):
+            return None
+
+
+class FileStorage(Storage):
+    """The file system."""
+
+    async def open(self, path: str, *, readonly: bool = False) -> BlockStore:
+        """`open(2)`, `flock(2)`, and `O_EXCL` for a block device, which keeps mount(8) away too."""
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            raise NoSuchThing(f"{path} does not exist; create it or correct the path") from None
+        except OSError as exc:
+            raise Unsuitable(f"{path} cannot be used: {exc.strerror}", errno=exc.errno) from None
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a special file"
+            raise Unsuitable(f"{path} is {kind}; give a regular file or a block device")
+        is_block = stat.S_ISBLK(status.st_mode)
+        flags = (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC | (os.O_EXCL if is_block else 0)
+        try:
+            fd = os.open(path, flags)
+        except OSError as exc:
+            if exc.errno == errno.EBUSY:
+                raise InUse(f"{path} is in use by the system (mounted, or held by another); release it first") from None
+            if exc.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+                raise Unsuitable(
+                    f"{path} is read-only here; make it writable, or mount with -o ro", errno=exc.errno
+                ) from None
+            raise Unsuitable(f"{path} cannot be opened: {exc.strerror}", errno=exc.errno) from None
+        try:
+            # root opens what the mode forbids; the owner's wish to keep a file unchanged counts all the same
+            if not readonly and not is_block and not status.st_mode & 0o222:
+                raise Unsuitable(f"{path} is read-only; make it writable, or mount with -o ro", errno=errno.EACCES)
+            _lock(fd, path)
+            size = os.lseek(fd, 0, os.SEEK_END) if is_block else os.fstat(fd).st_size
+            if size == 0:
+                raise Unsuitable(f"{path} is empty; remove it and lcfs creates it, or give a file that has a size")
+        except BaseException:
+            os.close(fd)
+            raise
+        return FileStore(path, fd, size, status.st_mode)
+
+    async def create(self, path: str, size: int) -> BlockStore:
+        """`O_CREAT | O_EXCL | O_NOFOLLOW`, mode 0600, a truncate to the size, and a sync of file and directory."""
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            raise AlreadyThere(f"{path} already exists; give another path") from None
+        except OSError as exc:
+            raise _create_error(path, size, exc) from None
+        try:
+            _lock(fd, path)
+            os.ftruncate(fd, size)
+            await trio.to_thread.run_sync(os.fsync, fd)
+            await trio.to_thread.run_sync(_sync_directory, os.path.dirname(os.path.abspath(path)))
+        except OSError as exc:
+            os.close(fd)
+            os.unlink(path)
+            raise _create_error(path, size, exc) from None
+        except BaseException:
+            os.close(fd)
+            os.unlink(path)
+            raise
+        return FileStore(path, fd, size, stat.S_IFREG)
+
+    async def remove(self, path: str) -> None:
+        """`unlink(2)`."""
+        os.unlink(path)
+
+    def canonical(self, path: str) -> str:
+        """`realpath(3)`."""
+        return os.path.realpath(path)
+
+    def exists(self, path: str) -> bool:
+        """A dangling symlink counts: something is there."""
+        return os.path.lexists(path)
+
+    def same(self, path: str, other: str) -> bool:
+        """By device and inode, or by number for block devices."""
+        try:
+            a, b = os.stat(path), os.stat(other)
+        except OSError:
+            return os.path.realpath(path) == os.path.realpath(other)
+        if stat.S_ISBLK(a.st_mode) and stat.S_ISBLK(b.st_mode):
+            return a.st_rdev == b.st_rdev
+        return os.path.samestat(a, b)
+
+
+def _lock(fd: int, path: str) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InUse(f"{path} is in use by another lcfs (it holds the lock); unmount that one first") from None
+
+
+def _create_error(path: str, size: int, exc: OSError) -> Exception:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return NoSpace(f"no room to create {path} with {size} bytes: {exc.strerror}; free some or choose a smaller size")
+    if exc.errno == errno.ENOENT:
+        return NoSuchThing(f"the directory of {path} does not exist; create it first")
+    return NotPermitted(f"{path} cannot be created: {exc.strerror}", errno=exc.errno)
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Flush: sealed records go from RAM to the cache image (dm-lc flush_proc, queue_flushing).
+
+Records are written in the order in which they were sealed, neighbours in one write, a few writes at a
+time. `written` is the log position up to which everything has returned from write(2); nothing here makes
+it durable, that is the barrier's work (barrier.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+from collections import deque
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from lcfs.engine.block_store import BlockStore
+from lcfs.engine.write_buffer import WriteBuffer
+
+log = logging.getLogger("lcfs.engine.flush")
+
+WRITES_IN_FLIGHT = 4
+ATTEMPTS = 3
+BACKOFF = 0.1
+"""Seconds before the second attempt; doubled for the third."""
+NO_SPACE_RETRY = 1.0
+"""Seconds between attempts while the image cannot grow."""
+
+
+@attrs.define(eq=False)
+class _Write:
+    """Sealed records, neighbours in one buffer, that go out in one write."""
+
+    buffer: WriteBuffer
+    first: int
+    """Byte offsets in the buffer."""
+    end: int
+    offset: int
+    """Byte offset in the image."""
+    end_position: int
+    records: int = 1
+    done: bool = False
+
+
+class Flusher:
+    """The flush daemon of one cache. `put` is synchronous; `run` does the I/O."""
+
+    def __init__(
+        self,
+        store: BlockStore,
+        written: int,
+        *,
+        on_written: Callable[[WriteBuffer, int], None],
+        on_failed: Callable[[str], None],
+        on_no_space: Callable[[bool], None],
+    ) -> None:
+        self.written = written
+        """Log position below which every record is on the image, though perhaps not durable."""
+        self.waits_for_space = False
+        self._store = store
+        self._on_written = on_written
+        self._on_failed = on_failed
+        self._on_no_space = on_no_space
+        self._queue: deque[_Write] = deque()
+        self._in_flight: deque[_Write] = deque()
+        self._wake = trio.Event()
+        self._progress = trio.Event()
+        self._slots = trio.Semaphore(WRITES_IN_FLIGHT)
+        self._stopped = False
+
+    def put(self, buffer: WriteBuffer, first: int, end: int, offset: int, end_position: int) -> None:
+        """Queue the record at bytes `first..end` of `buffer` for the image at `offset`."""
+        buffer.pending += 1
+        last = self._queue[-1] if self._queue else None
+        if last is not None and last.buffer is buffer and last.end == first:
+            last.end, last.end_position = end, end_position
+            last.records += 1
+        else:
+            self._queue.append(_Write(buffer, first, end, offset, end_position))
+        self._wake.set()
+
+    async def wait_written(self, position: int) -> None:
+        """Return when `written` reaches `position`, or when it will not for now: stopped, or no space."""
+        while self.written < position and not self._stopped and not self.waits_for_space:
+            await self._progress.wait()
+
+    def stop(self) -> None:
+        """Wake every waiter for good: nothing will be written any more."""
+        self._stopped = True
+        self._progress.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write what is queued, until cancelled or stopped by a failure."""
+        async with trio.open_nursery() as nursery:
+            while not self._stopped:
+                if not self._queue:
+                    self._wake = trio.Event()
+                    await self._wake.wait()
+                    continue
+                await self._slots.acquire()
+                if not self._queue:
+                    self._slots.release()
+                    continue
+                write = self._queue.popleft()
+                self._in_flight.append(write)
+                nursery.start_soon(self._write, write)
+
+    async def _write(self, write: _Write) -> None:
+        data = write.buffer.view[write.first : write.end]
+        attempt = 1
+        while True:
+            try:
+                await self._store.write(write.offset, [data])
+                break
+            except OSError as exc:
+                if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+                    # nothing was acknowledged on the strength of this write: writing it again is safe
+                    self._set_no_space(True)
+                    await trio.sleep(NO_SPACE_RETRY)
+                    continue
+                if attempt == ATTEMPTS:
+                    self._on_failed(f"the log could not be written to {self._store.name}: {exc.strerror or exc}")
+                    return
+                log.warning("write to %s failed (%s), attempt %d", self._store.name, exc, attempt)
+                await trio.sleep(BACKOFF * math.pow(2, attempt - 1))
+                attempt += 1
+        self._set_no_space(False)
+        write.done = True
+        self._slots.release()
+        # writes end in any order; what counts is how far they are complete without a gap
+        while self._in_flight and self._in_flight[0].done:
+            complete = self._in_flight.popleft()
+            self.written = complete.end_position
+            complete.buffer.pending -= complete.records
+            self._on_written(complete.buffer, complete.end_position)
+        progress, self._progress = self._progress, trio.Event()
+        progress.set()
+
+    def _set_no_space(self, waits: bool) -> None:
+        if waits != self.waits_for_space:
+            self.waits_for_space = waits
+            self._on_no_space(waits)
+            if waits:
+                progress, self._progress = self._progress, trio.Event()
+                progress.set()

@@ -1,0 +1,518 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The caches and disks of one mount, and what can be done with them while it runs (dm-lc's lc-mgr and lc-admin).
+
+Every operation leaves the old state or the new one (R9): it prepares in memory, one superblock commit
+makes it so, and a failure or a cancellation before that takes the preparation back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import trio
+
+from lcfs.engine.block_store import BlockStore, Storage
+from lcfs.engine.cache import Cache
+from lcfs.engine.device import Device
+from lcfs.engine.disk_format import DiskEntry
+from lcfs.engine.errors import AlreadyThere, Cancelled, Failed, InUse, Invalid, LcfsError, Missing, NoSuchThing
+from lcfs.engine.formatting import format_image, require_formattable
+from lcfs.engine.messages import parse_message
+from lcfs.engine.recover import resume_cache
+from lcfs.engine.spec import MountSpec, check_id, check_name
+from lcfs.engine.startup import Startup, is_stale, new_entry, new_stamp, restamp
+from lcfs.engine.superblock import read_superblock
+from lcfs.engine.tunables import MIGRATE_THRESHOLD
+
+log = logging.getLogger("lcfs.engine.manager")
+
+ONLINE_ROUNDS = 8
+"""Times detach writes back what is dirty while the disk stays in use, before it holds requests for the rest."""
+FEW_LINES = 256
+"""So few dirty lines are written back with requests held."""
+STOP_SECONDS = 10
+"""How long a mount that ends by an error tries to leave its images clean."""
+
+
+class Manager:
+    """The caches and disks of one mount. Made by `open_manager`."""
+
+    def __init__(self, storage: Storage, nursery: trio.Nursery, *, readonly: bool = False) -> None:
+        self.storage = storage
+        self.readonly = readonly
+        self.caches: dict[int, Cache] = {}
+        self.devices: dict[int, Device] = {}
+        self.cursor = 0
+        """The cache that messages without an id speak of (dm-lc cache_id_ptr); 0: none."""
+        self.last_refusal = ""
+        """Why the last refused write to the tree was refused."""
+        self.on_change: list[Callable[[], None]] = []
+        """Called when a cache or disk came, went, or changed between present and missing."""
+        self._nursery = nursery
+        self._daemons: dict[int, trio.CancelScope] = {}
+        self._order: list[int] = []
+        self._busy: dict[int, trio.CancelScope] = {}
+        self._tables = trio.Lock()
+
+    def refuse(self, reason: str) -> None:
+        """Log why a write to the tree was refused, and keep it for whoever reads `control`."""
+        self.last_refusal = reason
+        log.info("refused: %s", reason)
+
+    # Finding things
+
+    def cache(self, number: int) -> Cache:
+        """The cache with this id; raises NoSuchThing, Invalid."""
+        check_id("cache", number)
+        if number not in self.caches:
+            known = ", ".join(map(str, self.caches)) or "none"
+            raise NoSuchThing(f"there is no cache {number}; there is {known}")
+        return self.caches[number]
+
+    def device(self, number: int) -> Device:
+        """The disk with this id; raises NoSuchThing, Invalid."""
+        check_id("disk", number)
+        if number not in self.devices:
+            known = ", ".join(map(str, self.devices)) or "none"
+            raise NoSuchThing(f"there is no disk {number}; there is {known}")
+        return self.devices[number]
+
+    def current_cache(self) -> Cache:
+        """The cache the cursor is on; raises Invalid without one (dm-lc)."""
+        if self.cursor not in self.caches:
+            raise Invalid(f"the cursor is on {self.cursor}, which is no cache here; use switch_to ID first")
+        return self.caches[self.cursor]
+
+    def status_text(self) -> str:
+        """dm-lc lc_mgr_status for the cursor."""
+        head = f"\ncurrent cache_id_ptr: {self.cursor}\n"
+        if self.cursor == 0:
+            return head + (
+                "sizeof struct\nmetablock: 11\nmetablock_device: 12\nsegment_header: 0\n"
+                "segment_header_device: 3188 (<= 4096)\n"
+            )
+        return head + self.caches[self.cursor].status_text() if self.cursor in self.caches else ""
+
+    async def message(self, line: str) -> str:
+        """Carry out one control line; the answer. Raises LcfsError."""
+        return await parse_message(line)(self)
+
+    # Tables
+
+    def table_for(self, cache: Cache) -> tuple[DiskEntry, ...]:
+        """What the image of `cache` is to remember: its own disks; the first cache's image, all disks."""
+        first = bool(self._order) and self._order[0] == cache.id
+        return tuple(device.entry() for device in self.devices.values() if first or device.cache_uuid == cache.uuid)
+
+    async def commit_tables(self, *caches: Cache | None) -> None:
+        """Make the disk table durable in these images, in this order, then in the first cache's."""
+        first = self.caches[self._order[0]] if self._order else None
+        async with self._tables:
+            done: list[Cache] = []
+            for cache in (*caches, first):
+                if cache is not None and cache not in done:
+                    await cache.commit(both=True)
+                    done.append(cache)
+
+    def _changed(self) -> None:
+        for call in self.on_change:
+            call()
+
+    # Coming up and going down
+
+    async def start(self, startup: Startup) -> None:
+        """Take over what `startup` brought up, make it durable, start the daemons."""
+        self._order = list(startup.caches)
+        self.devices = startup.devices
+        self.caches = dict(sorted(startup.caches.items()))
+        if self._order:
+            self.cursor = self._order[0]
+        for cache in self.caches.values():
+            cache.disk_table = lambda cache=cache: self.table_for(cache)  # type: ignore[misc]
+        if self.readonly:
+            return
+        for device in self.devices.values():
+            if device.store is not None:
+                new_stamp(device)
+        # the other images first: what is attached to them is theirs to say
+        for number in reversed(self._order):
+            await self.caches[number].begin()
+        for device in self.devices.values():
+            await restamp(device)
+        for number in self._order:
+            await self._start_daemons(self.caches[number])
+
+    async def _start_daemons(self, cache: Cache) -> None:
+        scope = self._daemons[cache.id] = trio.CancelScope()
+
+        async def run() -> None:
+            with scope:
+                await cache.run()
+
+        self._nursery.start_soon(run, name=f"cache {cache.id}")
+
+    async def stop(self) -> None:
+        """RAM buffers to the images, superblocks that say clean. Raises the first error after trying all."""
+        errors: list[LcfsError] = []
+        if not self.readonly:
+            for cache in self.caches.values():
+                try:
+                    await cache.stop()
+                except LcfsError as exc:
+                    log.error("cache %d was not left clean: %s", cache.id, exc)
+                    errors.append(exc)
+            for device in self.devices.values():
+                if device.cache is None and device.store is not None:
+                    try:
+                        await device.store.flush()
+                    except OSError as exc:
+                        log.error("disk %d could not be flushed: %s", device.id, exc)
+                        errors.append(Failed(f"disk {device.id} could not be flushed: {exc.strerror or exc}"))
+        if errors:
+            raise errors[0]
+
+    async def close(self) -> None:
+        """Let go of every image and backing."""
+        for device in self.devices.values():
+            if device.store is not None:
+                await device.store.close()
+        for cache in self.caches.values():
+            await cache.image.close()
+
+    # Caches
+
+    async def format_cache_device(self, path: str) -> None:
+        """Make an existing file or device an empty cache (dm-lc format_cache_device). Raises InUse, AlreadyThere, ..."""
+        store = await self.storage.open(self.storage.canonical(path))
+        try:
+            await require_formattable(store)
+            await format_image(store)
+        finally:
+            await store.close()
+
+    async def resume_cache(self, path: str) -> None:
+        """Bring up the cache in `path` under the cursor's id, with the disks it remembers (dm-lc resume_cache)."""
+        if self.cursor == 0:
+            raise Invalid("the cursor is on 0; use switch_to ID with the id the cache is to have")
+        number = check_id("cache", self.cursor)
+        if number in self.caches:
+            raise AlreadyThere(f"cache {number} is {self.caches[number].path}; use switch_to with a free id")
+        path = self.storage.canonical(path)
+        async with AsyncExitStack() as undo:
+            image = await self.storage.open(path)
+            undo.push_async_callback(image.close)
+            superblock = await read_superblock(image)
+            if any(cache.uuid == superblock.uuid for cache in self.caches.values()):
+                raise AlreadyThere(f"{path} is a copy of a cache that is mounted here; mount one of them only")
+            own: list[Device] = []
+            for entry in superblock.disks:
+                if entry.cache_uuid != superblock.uuid:
+                    continue
+                known = self.devices.get(entry.id)
+                if known is not None and known.uuid != entry.uuid:
+                    raise AlreadyThere(f"disk id {entry.id} is {known.path} here and {entry.path} in {path}; remove one first")
+                if known is not None and known.cache is not None:
+                    raise InUse(f"disk {entry.id} is attached to cache {known.cache_id} here; detach it first")
+                own.append(await self._open_for(entry, undo))
+            cache = await resume_cache(number, image, superblock, own)
+            for device in own:
+                device.adopt(cache)
+                if device.store is not None:
+                    new_stamp(device)
+            before = dict(self.devices)
+            self.devices = dict(sorted({**self.devices, **{device.id: device for device in own}}.items()))
+            self.caches = dict(sorted({**self.caches, number: cache}.items()))
+            self._order.append(number)
+            cache.disk_table = lambda: self.table_for(cache)
+            try:
+                await cache.begin()
+                for device in own:
+                    await restamp(device)
+            except BaseException:
+                self.devices = before
+                del self.caches[number]
+                self._order.remove(number)
+                raise
+            for device in own:
+                old = before.get(device.id)
+                if old is not None and old.store is not None:
+                    await old.store.close()
+            undo.pop_all()
+        await self._start_daemons(cache)
+        await self.commit_tables()
+        self._changed()
+
+    async def _open_for(self, entry: DiskEntry, undo: AsyncExitStack) -> Device:
+        device = Device(entry, None)
+        device.make_table()
+        try:
+            store = await self.storage.open(entry.path)
+            undo.push_async_callback(store.close)
+            if await is_stale(entry, store):
+                device.set_missing(f"{entry.path} was in use under another cache since")
+            else:
+                device.store = store
+        except LcfsError as exc:
+            device.set_missing(str(exc))
+        return device
+
+    async def free_cache(self, number: int) -> None:
+        """Stop a cache that no disk is attached to and let go of its image (dm-lc free_cache, B21)."""
+        cache = self.cache(number)
+        users = [device.id for device in self.devices.values() if device.cache is cache]
+        if users:
+            raise InUse(f"cache {number} is in use by disk {', '.join(map(str, users))}; detach first")
+        await cache.stop()
+        self._daemons.pop(number).cancel()
+        await cache.image.close()
+        del self.caches[number]
+        self._order.remove(number)
+        if self.cursor == number:
+            self.cursor = 0
+        await self.commit_tables()
+        self._changed()
+
+    # Disks
+
+    async def create(self, number: int, path: str, size: int | None, cache_id: int, name: str | None) -> None:
+        """A new disk: on an existing file or device, or on a new sparse file. Attached when `cache_id` is not 0."""
+        check_id("disk", number)
+        if number in self.devices:
+            raise AlreadyThere(f"disk {number} exists ({self.devices[number].path}); take another id")
+        cache = self.cache(cache_id) if cache_id else None
+        path = self.storage.canonical(path)
+        for other in self.devices.values():
+            if self.storage.same(other.path, path):
+                raise AlreadyThere(f"{path} is disk {other.id}; take another backing")
+        for image in self.caches.values():
+            if self.storage.same(image.path, path):
+                raise AlreadyThere(f"{path} is the image of cache {image.id}; take another backing")
+        async with AsyncExitStack() as undo:
+            if self.storage.exists(path):
+                store = await self.storage.open(path)
+                entry = await self._entry_of(number, path, size, name, store, undo)
+            else:
+                entry = await new_entry(number, path, size, name, None)
+                store = await self.storage.create(path, entry.size)
+                undo.push_async_callback(self.storage.remove, path)
+                undo.push_async_callback(store.close)
+            device = Device(entry, store)
+            new_stamp(device)
+            if cache is not None:
+                device.attached_at = cache.appended
+                device.set_cache(cache)
+                cache.attach(device)
+            self.devices = dict(sorted({**self.devices, number: device}.items()))
+            try:
+                await self.commit_tables(cache)
+                await restamp(device)
+            except BaseException:
+                del self.devices[number]
+                if cache is not None:
+                    cache.release(device)
+                raise
+            undo.pop_all()
+        self._changed()
+
+    async def _entry_of(
+        self, number: int, path: str, size: int | None, name: str | None, store: BlockStore, undo: AsyncExitStack
+    ) -> DiskEntry:
+        undo.push_async_callback(store.close)
+        entry = await new_entry(number, path, size, name, store)
+        for other in self.devices.values():
+            if other.uuid == entry.uuid:
+                raise AlreadyThere(f"{path} carries the UUID of disk {other.id}; it is that disk, or a copy of it")
+        return entry
+
+    async def attach(self, number: int, cache_id: int) -> None:
+        """Give a disk without a cache one (dm-lc lc-attach). The disk stays in use; requests wait for a moment."""
+        device, cache = self.device(number), self.cache(cache_id)
+        if device.cache_uuid is not None:
+            raise InUse(f"disk {number} is attached to cache {device.cache_id or device.cache_uuid}; detach it first")
+        if device.missing:
+            raise Missing(f"disk {number} is missing: {device.missing}")
+        cache.check()
+        with self._operation(device), device.held():
+            await device.quiesce()
+            store = device.store
+            assert store is not None
+            # what went past the cache so far must not be newer than it looks
+            await store.flush()
+            device.attached_at = cache.appended
+            device.set_cache(cache)
+            cache.attach(device)
+            try:
+                await self.commit_tables(cache)
+            except BaseException:
+                cache.release(device)
+                device.set_cache(None)
+                raise
+        self._changed()
+
+    async def detach(self, number: int) -> None:
+        """Write back all lines of a disk, then send its requests past the cache (dm-lc lc-detach, B28, B29).
+
+        The disk stays in use but for the last lines. Cancelled before the commit, it stays attached.
+        """
+        device = self.device(number)
+        with self._operation(device):
+            await self._detach(device)
+        self._changed()
+
+    async def _detach(self, device: Device) -> None:
+        cache = device.cache
+        if cache is None:
+            if device.cache_uuid is not None:
+                raise Missing(f"the cache of disk {device.id}, {device.cache_uuid}, is not mounted; mount it first")
+            raise Invalid(f"disk {device.id} is not attached to a cache")
+        for _ in range(ONLINE_ROUNDS):
+            if device.nr_dirty_caches <= FEW_LINES:
+                break
+            await cache.drain(device)
+        with device.held():
+            await device.quiesce()
+            while device.nr_dirty_caches:
+                await cache.drain(device)
+            device.set_cache(None)
+            cache.ring.devices[device.id] = None
+            try:
+                # from the commit on, its lines in the log are dead; one that is under way is not called off
+                with trio.CancelScope(shield=True):
+                    await self.commit_tables(cache)
+            except BaseException:
+                self._reattach(device, cache)
+                raise
+            cache.ring.devices[device.id] = device
+            cache.release(device)
+
+    def _reattach(self, device: Device, cache: Cache) -> None:
+        cache.ring.devices[device.id] = device
+        cache.release(device)
+        device.set_cache(cache)
+        cache.attach(device)
+
+    async def remove(self, number: int) -> None:
+        """Forget a disk: drained and detached first, its backing left as it is (dm-lc lc-remove)."""
+        device = self.device(number)
+        if device.users:
+            raise InUse(f"disk {number} is open by {device.users} user(s); close it (a loop device: losetup -d) first")
+        with self._operation(device):
+            if device.missing and (device.nr_dirty_caches or (device.cache is None and device.cache_uuid is not None)):
+                raise Missing(
+                    f"disk {number} is missing and {device.nr_dirty_caches} dirty lines wait for it; bring it back first"
+                )
+            if device.cache is not None:
+                await self._detach(device)
+            with device.held():
+                await device.quiesce()
+                store = device.store
+                if store is not None:
+                    await store.flush()
+                del self.devices[number]
+                try:
+                    with trio.CancelScope(shield=True):
+                        await self.commit_tables()
+                except BaseException:
+                    self.devices = dict(sorted({**self.devices, number: device}.items()))
+                    raise
+                device.set_missing("it was removed")
+                device.store = None
+                if store is not None:
+                    await store.close()
+        self._changed()
+
+    async def suspend(self, device: Device, *, flush: bool = True) -> None:
+        """Hold the disk's requests until `resume`; see Device.suspend."""
+        with self._operation(device):
+            await device.suspend(flush=flush)
+
+    def resume(self, device: Device) -> None:
+        """Let the disk's requests go."""
+        device.resume()
+
+    def cancel(self, number: int) -> None:
+        """Call off what is being done with a disk: detach, remove, attach, suspend. It stays as it was."""
+        device = self.device(number)
+        if device.id not in self._busy:
+            raise NoSuchThing(f"nothing is under way with disk {number}")
+        self._busy[device.id].cancel()
+
+    def _operation(self, device: Device) -> _OneAtATime:
+        return _OneAtATime(self._busy, device)
+
+    async def set_device_name(self, device: Device, name: str) -> None:
+        """Rename; durable when this returns. Raises Invalid."""
+        before, device.name = device.name, check_name(name)
+        try:
+            await self.commit_tables(device.cache)
+        except BaseException:
+            device.name = before
+            raise
+
+    async def set_migrate_threshold(self, device: Device, value: int) -> None:
+        """Change migrate_threshold; durable when this returns. Raises Invalid (B16)."""
+        before, device.migrate_threshold = device.migrate_threshold, MIGRATE_THRESHOLD.check(value)
+        try:
+            await self.commit_tables(device.cache)
+        except BaseException:
+            device.migrate_threshold = before
+            raise
+
+
+class _OneAtATime:
+    """One operation per disk at a time; `Manager.cancel` turns it into Cancelled."""
+
+    def __init__(self, busy: dict[int, trio.CancelScope], device: Device) -> None:
+        self._busy = busy
+        self._device = device
+        self._scope = trio.CancelScope()
+
+    def __enter__(self) -> None:
+        number = self._device.id
+        if number in self._busy:
+            raise InUse(f"another operation on disk {number} is under way; wait for it, or call it off with `cancel {number}`")
+        self._busy[number] = self._scope
+        self._scope.__enter__()
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        del self._busy[self._device.id]
+        self._scope.__exit__(type(exc) if exc is not None else None, exc, None)
+        if self._scope.cancelled_caught:
+            raise Cancelled(f"called off; disk {self._device.id} stays as it was")
+
+
+@asynccontextmanager
+async def open_manager(
+    spec: MountSpec, storage: Storage, *, say: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[Manager]:
+    """Bring up a mount; leaving the block stops it cleanly. `say` gets notes for the person.
+
+    Raises LcfsError, from bringing up (nothing was created then) as well as from the clean stop.
+    """
+    problem: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        manager = Manager(storage, nursery, readonly=spec.readonly)
+        try:
+            async with AsyncExitStack() as undo:
+                startup = Startup(storage, say, spec.readonly, undo)
+                await startup.run(spec)
+                await manager.start(startup)
+                undo.pop_all()
+            try:
+                yield manager
+            except BaseException:
+                with trio.move_on_after(STOP_SECONDS, shield=True):
+                    await manager.stop()
+                raise
+            else:
+                await manager.stop()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await manager.close()
+        except Exception as exc:
+            problem = exc
+        nursery.cancel_scope.cancel()
+    if problem is not None:
+        raise problem

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Migration: dirty lines go from the cache image to the backings, oldest first (dm-lc migrate_proc).
+
+A batch is sorted by disk and address, neighbours are merged into one write, the backing is synced, and
+only then are the lines clean; when whole segments are clean the tail moves, with one superblock commit.
+
+What makes this safe:
+
+- Only durable log is migrated: a backing never holds a write that recovery would not also find (R3).
+- Per disk one job at a time holds `writeback`, and it takes the newest version of each line when it begins:
+  an older version never lands on a newer one (B08).
+- A segment is given up only when whatever overtook its lines is durable (`Ring.overtaken_by`), and
+  its slot is overwritten only when the tail that says so is durable (B02, B04).
+- A failing, hung or missing backing keeps its lines dirty. When they stand in the way of others, they
+  are copied forward to the head of the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+import trio
+from crc32c import crc32c
+
+from lcfs.engine.block_store import BlockStore, Buffer
+from lcfs.engine.cached_device import CachedDevice
+from lcfs.engine.errors import Failed, LcfsError, Missing
+from lcfs.engine.geometry import FULL, LINE, SECTOR, SECTORS_PER_LINE
+from lcfs.engine.ring import Indices, Ring
+
+log = logging.getLogger("lcfs.engine.migrate")
+
+READ_GAP = 16
+"""Clean blocks that are read along rather than ending a read of the image."""
+EXTENTS_PER_HOP = 64
+"""Writes handed to the backing at a time."""
+DRAIN_LINES = 8192
+"""Lines written back between two looks at what is dirty."""
+HUNG_AFTER = 5.0
+"""Seconds after which a batch goes on without the disks that have not finished."""
+EARLY_SHARE = 8
+"""Migration does not wait for a full ring: it begins when less than 1/8 is free."""
+
+SECTOR_RUNS: list[list[tuple[int, int]]] = []
+"""For each mask the byte ranges of its runs of sectors."""
+for _mask in range(256):
+    _runs: list[tuple[int, int]] = []
+    for _sector in range(SECTORS_PER_LINE):
+        if _mask >> _sector & 1:
+            if _runs and _runs[-1][1] == _sector * SECTOR:
+                _runs[-1] = (_runs[-1][0], (_sector + 1) * SECTOR)
+            else:
+                _runs.append((_sector * SECTOR, (_sector + 1) * SECTOR))
+    SECTOR_RUNS.append(_runs)
+
+
+class Migrator:
+    """The migration daemon of one cache."""
+
+    def __init__(
+        self,
+        ring: Ring,
+        image: BlockStore,
+        *,
+        wait_durable: Callable[[int], Awaitable[None]],
+        commit_tail: Callable[[int], Awaitable[None]],
+        copy_forward: Callable[[CachedDevice, int, memoryview], bool],
+        allowed: Callable[[], bool],
+        paced: Callable[[], bool],
+        batch_size: Callable[[], int],
+        on_stuck: Callable[[str], None],
+        on_bad_line: Callable[[CachedDevice, int], None],
+    ) -> None:
+        self.reserving = 0
+        """Writers that wait for a free segment (dm-lc reserving_segment_id)."""
+        self.nr_migrated = 0
+        """Lines written back since the cache was resumed."""
+        self.bad_lines: set[int] = set()
+        """Cache indices of dirty lines that fail their CRC: they can be neither read nor written back."""
+        self._ring = ring
+        self._image = image
+        self._wait_durable = wait_durable
+        self._commit_tail = commit_tail
+        self._copy_forward = copy_forward
+        self._allowed = allowed
+        self._paced = paced
+        self._batch_size = batch_size
+        self._on_stuck = on_stuck
+        self._on_bad_line = on_bad_line
+        self._wake = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._tail_lock = trio.Lock()
+
+    def wake(self) -> None:
+        """Something changed that may allow or require migration."""
+        self._wake.set()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the daemon has something to do and may do it."""
+        ring = self._ring
+        if ring.tail > ring.last_closed:
+            return False
+        early = self._paced() and ring.nr_free * EARLY_SHARE < ring.geometry.nr_segments
+        return self.reserving > 0 or early or self._allowed()
+
+    async def run(self) -> None:
+        """Migrate batches while wanted. Ends only when cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            while True:
+                self._wake = trio.Event()
+                if self.wanted and await self._batch():
+                    continue
+                with trio.move_on_after(self._pause()):
+                    await self._wake.wait()
+
+    def _pause(self) -> float:
+        """Seconds until a faulty backing may be tried again; for ever where none is."""
+        if not self.wanted:
+            return float("inf")
+        faulty = [device.retry_at for device in self._ring.devices if device is not None and device.fault]
+        return max(0.0, min(faulty) - trio.current_time()) if faulty else float("inf")
+
+    async def _batch(self) -> bool:
+        """Migrate the oldest segments; True when the tail moved."""
+        ring = self._ring
+        first = ring.tail
+        last = min(ring.last_closed, first + self._batch_size() - 1)
+        before = (last + 1) * ring.geometry.blocks_per_segment
+        try:
+            await self._wait_durable(before)
+        except LcfsError:
+            return False
+        owners = np.unique(ring.states.device_array[ring.dirty_indices(first, last)])
+        devices = [device for device in map(ring.devices.__getitem__, owners) if device is not None and not device.stuck]
+        await self._run_jobs(devices, first, last, before)
+        moved = await self.advance_tail(last)
+        if not moved and self.reserving:
+            moved = await self._make_way(first)
+        return moved
+
+    async def _run_jobs(self, devices: Sequence[CachedDevice], first: int, last: int, before: int) -> None:
+        """Write back several disks side by side; those that take too long go on in the background."""
+        assert self._nursery is not None
+        remaining = len(devices)
+        done = trio.Event()
+
+        async def job(device: CachedDevice) -> None:
+            nonlocal remaining
+            try:
+                while await self.write_back(device, first, last, before):
+                    pass
+            except LcfsError as exc:
+                log.debug("disk %d keeps its dirty lines: %s", device.id, exc)
+            remaining -= 1
+            if remaining == 0:
+                done.set()
+            self.wake()
+
+        for device in devices:
+            self._nursery.start_soon(job, device)
+        if remaining:
+            with trio.move_on_after(HUNG_AFTER):
+                await done.wait()
+
+    async def advance_tail(self, last: int) -> bool:
+        """Give up the segments from the tail to `last` that hold no dirty line; True when there were any.
+
+        Raises nothing: a cache that fails here says so itself.
+        """
+        async with self._tail_lock:
+            ring = self._ring
+            tail = ring.first_dirty(ring.tail, min(last, ring.last_closed))
+            if tail <= ring.tail:
+                return False
+            # from here on no line before the new tail is dirty, so none of them is overtaken any more
+            try:
+                await self._wait_durable(ring.overtaken_by(ring.tail, tail - 1))
+                await self._commit_tail(tail)
+            except (LcfsError, OSError):
+                return False
+            return True
+
+    async def write_back(self, device: CachedDevice, first_id: int, last_id: int, before: int) -> int:
+        """Write the dirty lines of `device` in these segments to its backing, those before position `before`.
+
+        The log must be durable up to `before`. Returns how many lines that were, DRAIN_LINES at most.
+        Raises Missing without a backing, Failed when the backing or the image fails.
+        """
+        ring, states = self._ring, self._ring.states
+        async with device.writeback:
+            store = device.store
+            if store is None:
+                raise Missing(f"the backing of disk {device.id} is missing; bring it back and mount again")
+            # looked up only now: while this job waited, slots may have been given to other lines
+            indices = ring.dirty_indices(max(first_id, ring.tail), last_id)
+            indices = indices[states.device_array[indices] == device.id]
+            positions = ring.positions(indices)
+            indices, positions = indices[positions < before], positions[positions < before]
+            if self.bad_lines:
+                known_bad = np.isin(indices, list(self.bad_lines))
+                indices, positions = indices[~known_bad], positions[~known_bad]
+            if not len(indices):
+                return 0
+            # the lowest addresses first, read from the image in the order in which they lie there
+            lowest = np.argsort(states.line_array[indices], kind="stable")[:DRAIN_LINES]
+            by_index = lowest[np.argsort(indices[lowest])]
+            indices, positions = indices[by_index], positions[by_index]
+            lines = states.line_array[indices].astype(np.int64)
+            masks = states.dirty_array[indices].tolist()
+            crcs = states.crc_array[indices].tolist()
+            data, places = await self._read_lines(indices)
+            good = [crc32c(data[place : place + LINE]) == crc for place, crc in zip(places, crcs, strict=True)]
+            extents = _extents(lines, masks, data, places, [row for row in np.argsort(lines).tolist() if good[row]])
+            try:
+                for first in range(0, len(extents), EXTENTS_PER_HOP):
+                    await store.write_extents(extents[first : first + EXTENTS_PER_HOP])
+                await store.flush()
+            except OSError as exc:
+                reason = f"{store.name} cannot be written: {exc.strerror or exc}"
+                if not device.fault:
+                    log.warning("disk %d is degraded: %s; its dirty lines stay in the cache", device.id, reason)
+                device.mark_faulty(reason)
+                raise Failed(f"disk {device.id}: {reason}", errno=exc.errno) from exc
+            device.mark_well()
+            # a line overtaken meanwhile is not dirty any more, and its slot may already hold another line
+            still = (ring.positions(indices) == positions) & (states.dirty_array[indices] != 0)
+            passed = np.asarray(good, bool)
+            clean = indices[still & passed]
+            states.dirty_array[clean] = 0
+            device.nr_dirty_caches -= len(clean)
+            self.nr_migrated += len(clean)
+            for index in indices[still & ~passed].tolist():
+                self.bad_lines.add(index)
+                self._on_bad_line(device, index)
+            return len(indices)
+
+    async def drain(self, device: CachedDevice, position: int) -> None:
+        """Write back every line of `device` before log position `position`, which must be durable.
+
+        Raises as `write_back`; Failed when a line cannot be read back from the image.
+        """
+        while await self.write_back(device, self._ring.tail, self._ring.segment_id, position):
+            pass
+        owners = self._ring.states.device_array
+        if any(owners[index] == device.id for index in self.bad_lines):
+            raise Failed(
+                f"lines of disk {device.id} on {self._image.name} are damaged and cannot be written back; "
+                "run `lcfs check` to see which"
+            )
+
+    async def _read_lines(self, indices: Indices) -> tuple[memoryview, list[int]]:
+        """The content of lines (sorted) from the image: one buffer, and the byte offset of each in it."""
+        ends = np.flatnonzero(np.diff(indices) > READ_GAP)
+        firsts = indices[np.concatenate(([0], ends + 1))]
+        lasts = indices[np.concatenate((ends, [len(indices) - 1]))]
+        lengths = lasts - firsts + 1
+        bases = np.concatenate(([0], np.cumsum(lengths)[:-1]))
+        data = memoryview(bytearray(int(lengths.sum()) * LINE))
+        try:
+            for first, base, length in zip(firsts.tolist(), bases.tolist(), lengths.tolist(), strict=True):
+                await self._image.readinto(first * LINE, data[base * LINE : (base + length) * LINE])
+        except OSError as exc:
+            log.warning("%s cannot be read: %s", self._image.name, exc)
+            raise Failed(f"{self._image.name} cannot be read: {exc.strerror or exc}", errno=exc.errno) from exc
+        span = np.searchsorted(firsts, indices, side="right") - 1
+        places = (indices - firsts[span] + bases[span]) * LINE
+        return data, places.tolist()
+
+    async def _make_way(self, segment_id: int) -> bool:
+        """Copy the lines that keep `segment_id` from being given up to the head of the log.
+
+        True when the tail moved. Writers wait and their way is barred by lines of a disk that is missing,
+        hung or failing, or by damaged lines: without this one bad disk would stop all (R6).
+        """
+        ring = self._ring
+        indices = ring.dirty_indices(segment_id, segment_id)
+        if not len(indices):
+            return False
+        for index in indices.tolist():
+            device = ring.devices[ring.states.device[index]]
+            if device is None or not (device.stuck or index in self.bad_lines):
+                return False
+        try:
+            data, places = await self._read_lines(indices)
+        except LcfsError:
+            return False
+        if ring.tail > segment_id:
+            return True
+        for index, place in zip(indices.tolist(), places, strict=True):
+            device = ring.devices[ring.states.device[index]]
+            if device is None or not ring.states.dirty[index]:
+                continue
+            if not self._copy_forward(device, index, data[place : place + LINE]):
+                self._on_stuck(
+                    f"the cache is full of lines of disk {device.id}, which cannot be written back; bring its backing back"
+                )
+                return False
+        return await self.advance_tail(segment_id)
+
+
+def _extents(
+    lines: np.ndarray[tuple[int], np.dtype[np.int64]],
+    masks: list[int],
+    data: memoryview,
+    places: list[int],
+    order: list[int],
+) -> list[tuple[int, Sequence[Buffer]]]:
+    """The writes that carry these lines: dirty sectors only, neighbours in one write, ascending."""
+    extents: list[tuple[int, list[Buffer]]] = []
+    end = -1
+    addresses = lines.tolist()
+    for row in order:
+        start, place, mask = addresses[row] * LINE, places[row], masks[row]
+        for first, last in ((0, LINE),) if mask == FULL else SECTOR_RUNS[mask]:
+            if start + first == end:
+                extents[-1][1].append(data[place + first : place + last])
+            else:
+                extents.append((start + first, [data[place + first : place + last]]))
+            end = start + last
+    return [(offset, buffers) for offset, buffers in extents]
