@@ -58,19 +58,17 @@ class Barriers:
         Raises what `check` raises when the cache failed, and NoSpace while the image cannot grow.
         """
         self._check()
-        if position <= self.durable:
-            return
-        waiter = _Waiter(position, trio.current_time())
-        self._waiters.append(waiter)
-        self._arrival.set()
-        try:
-            await waiter.released.wait()
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-        if position > self.durable:
-            self._check()
-            raise AssertionError("a barrier was released without reason")
+        while position > self.durable:
+            waiter = _Waiter(position, trio.current_time())
+            self._waiters.append(waiter)
+            self._arrival.set()
+            try:
+                await waiter.released.wait()
+            finally:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+            if position > self.durable:
+                self._check()
 
     def release_all(self) -> None:
         """Wake every waiter: `check` tells them why."""

@@ -76,9 +76,7 @@ class FileStore(BlockStore):
 
     async def readinto(self, offset: int, buffer: memoryview) -> None:
         """One `preadv` in a thread."""
-        await trio.to_thread.run_sync(
-            _pread_exactly, self._fd, buffer, offset, abandon_on_cancel=True, limiter=self._limiter
-        )
+        await trio.to_thread.run_sync(_pread_exactly, self._fd, buffer, offset, abandon_on_cancel=True, limiter=self._limiter)
 
     async def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         """One `pwritev` in a thread."""
@@ -161,9 +159,7 @@ class FileStorage(Storage):
             if exc.errno == errno.EBUSY:
                 raise InUse(f"{path} is in use by the system (mounted, or held by another); release it first") from None
             if exc.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-                raise Unsuitable(
-                    f"{path} is read-only here; make it writable, or mount with -o ro", errno=exc.errno
-                ) from None
+                raise Unsuitable(f"{path} is read-only here; make it writable, or mount with -o ro", errno=exc.errno) from None
             raise Unsuitable(f"{path} cannot be opened: {exc.strerror}", errno=exc.errno) from None
         try:
             # root opens what the mode forbids; the owner's wish to keep a file unchanged counts all the same

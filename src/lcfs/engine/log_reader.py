@@ -123,9 +123,7 @@ class LogReader:
             return None
         last = self.last
         if last is not None and (
-            header.previous != last.position
-            or header.previous_crc != last.crc
-            or header.generation < last.generation
+            header.previous != last.position or header.previous_crc != last.crc or header.generation < last.generation
         ):
             return None
         return header

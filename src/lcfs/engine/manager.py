@@ -90,8 +90,7 @@ class Manager:
         head = f"\ncurrent cache_id_ptr: {self.cursor}\n"
         if self.cursor == 0:
             return head + (
-                "sizeof struct\nmetablock: 11\nmetablock_device: 12\nsegment_header: 0\n"
-                "segment_header_device: 3188 (<= 4096)\n"
+                "sizeof struct\nmetablock: 11\nmetablock_device: 12\nsegment_header: 0\nsegment_header_device: 3188 (<= 4096)\n"
             )
         return head + self.caches[self.cursor].status_text() if self.cursor in self.caches else ""
 

@@ -28,6 +28,7 @@ from lcfs.engine.block_store import BlockStore, Buffer
 from lcfs.engine.cached_device import CachedDevice
 from lcfs.engine.errors import Failed, LcfsError, Missing
 from lcfs.engine.geometry import FULL, LINE, SECTOR, SECTORS_PER_LINE
+from lcfs.engine.log import EARLY_SHARE
 from lcfs.engine.ring import Indices, Ring
 
 log = logging.getLogger("lcfs.engine.migrate")
@@ -40,8 +41,6 @@ DRAIN_LINES = 8192
 """Lines written back between two looks at what is dirty."""
 HUNG_AFTER = 5.0
 """Seconds after which a batch goes on without the disks that have not finished."""
-EARLY_SHARE = 8
-"""Migration does not wait for a full ring: it begins when less than 1/8 is free."""
 
 SECTOR_RUNS: list[list[tuple[int, int]]] = []
 """For each mask the byte ranges of its runs of sectors."""
@@ -70,15 +69,12 @@ class Migrator:
         allowed: Callable[[], bool],
         paced: Callable[[], bool],
         batch_size: Callable[[], int],
+        reserving: Callable[[], int],
         on_stuck: Callable[[str], None],
         on_bad_line: Callable[[CachedDevice, int], None],
     ) -> None:
-        self.reserving = 0
-        """Writers that wait for a free segment (dm-lc reserving_segment_id)."""
         self.nr_migrated = 0
         """Lines written back since the cache was resumed."""
-        self.bad_lines: set[int] = set()
-        """Cache indices of dirty lines that fail their CRC: they can be neither read nor written back."""
         self._ring = ring
         self._image = image
         self._wait_durable = wait_durable
@@ -87,6 +83,7 @@ class Migrator:
         self._allowed = allowed
         self._paced = paced
         self._batch_size = batch_size
+        self._reserving = reserving
         self._on_stuck = on_stuck
         self._on_bad_line = on_bad_line
         self._wake = trio.Event()
@@ -104,7 +101,7 @@ class Migrator:
         if ring.tail > ring.last_closed:
             return False
         early = self._paced() and ring.nr_free * EARLY_SHARE < ring.geometry.nr_segments
-        return self.reserving > 0 or early or self._allowed()
+        return self._reserving() > 0 or early or self._allowed()
 
     async def run(self) -> None:
         """Migrate batches while wanted. Ends only when cancelled."""
@@ -138,7 +135,7 @@ class Migrator:
         devices = [device for device in map(ring.devices.__getitem__, owners) if device is not None and not device.stuck]
         await self._run_jobs(devices, first, last, before)
         moved = await self.advance_tail(last)
-        if not moved and self.reserving:
+        if not moved and self._reserving():
             moved = await self._make_way(first)
         return moved
 
@@ -200,8 +197,8 @@ class Migrator:
             indices = indices[states.device_array[indices] == device.id]
             positions = ring.positions(indices)
             indices, positions = indices[positions < before], positions[positions < before]
-            if self.bad_lines:
-                known_bad = np.isin(indices, list(self.bad_lines))
+            if self._ring.bad_lines:
+                known_bad = np.isin(indices, list(self._ring.bad_lines))
                 indices, positions = indices[~known_bad], positions[~known_bad]
             if not len(indices):
                 return 0
@@ -234,7 +231,7 @@ class Migrator:
             device.nr_dirty_caches -= len(clean)
             self.nr_migrated += len(clean)
             for index in indices[still & ~passed].tolist():
-                self.bad_lines.add(index)
+                self._ring.bad_lines.add(index)
                 self._on_bad_line(device, index)
             return len(indices)
 
@@ -246,7 +243,7 @@ class Migrator:
         while await self.write_back(device, self._ring.tail, self._ring.segment_id, position):
             pass
         owners = self._ring.states.device_array
-        if any(owners[index] == device.id for index in self.bad_lines):
+        if any(owners[index] == device.id for index in self._ring.bad_lines):
             raise Failed(
                 f"lines of disk {device.id} on {self._image.name} are damaged and cannot be written back; "
                 "run `lcfs check` to see which"
@@ -282,7 +279,7 @@ class Migrator:
             return False
         for index in indices.tolist():
             device = ring.devices[ring.states.device[index]]
-            if device is None or not (device.stuck or index in self.bad_lines):
+            if device is None or not (device.stuck or index in self._ring.bad_lines):
                 return False
         try:
             data, places = await self._read_lines(indices)

@@ -69,7 +69,7 @@ async def resume_cache(
         clean=False,
     )
     cache = Cache(number, image, superblock, ring, reader.last, nr_buffers=nr_buffers)
-    cache.migrator.bad_lines.update(index for index in bad_lines if ring.states.dirty[index])
+    ring.bad_lines.update(index for index in bad_lines if ring.states.dirty[index])
     if bad_lines:
         log.error("%d lines of %s are damaged", len(bad_lines), image.name)
     return cache

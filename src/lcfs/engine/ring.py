@@ -34,11 +34,17 @@ class Ring:
         self.segment_id = segment_id
         """Id of the newest segment; it may still take records while `closed` is false."""
         self.closed = True
+        self.bad_lines: set[int] = set()
+        """Cache indices of dirty lines that failed their CRC: they can be neither read nor written back."""
 
     @property
     def last_closed(self) -> int:
         """Id of the newest segment that takes no more records."""
         return self.segment_id if self.closed else self.segment_id - 1
+
+    def attached(self) -> list[CachedDevice]:
+        """The disks, by id."""
+        return [device for device in self.devices if device is not None]
 
     @property
     def nr_free(self) -> int:
@@ -108,6 +114,8 @@ class Ring:
         assert not self.states.dirty_array[start:end].any(), "a segment with dirty lines is not free"
         valid = np.flatnonzero(self.states.valid_array[start:end]) + start
         self._unhash(valid)
+        if self.bad_lines:
+            self.bad_lines = {index for index in self.bad_lines if self.states.dirty[index]}
 
     def forget_device(self, number: int) -> None:
         """Unhash all lines of a disk that leaves the cache, dirty ones included."""

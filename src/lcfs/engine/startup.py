@@ -308,9 +308,7 @@ async def is_stale(entry: DiskEntry, store: BlockStore) -> bool:
     return label.stamp not in (entry.stamp, entry.previous_stamp)
 
 
-async def new_entry(
-    number: int, path: str, size: int | None, name: str | None, store: BlockStore | None
-) -> DiskEntry:
+async def new_entry(number: int, path: str, size: int | None, name: str | None, store: BlockStore | None) -> DiskEntry:
     """The row of a disk nobody knows yet. `store` is its backing where that exists.
 
     Raises Unsuitable or Invalid for a size that the backing does not have.

@@ -26,6 +26,4 @@ class Stats:
 
     def text(self) -> str:
         """Sixteen lines `<write> <hit> <on_buffer> <fullsize> <count>`; dm-lc left out the last (B38)."""
-        return "".join(
-            f"{i & 1} {i >> 1 & 1} {i >> 2 & 1} {i >> 3 & 1} {count}\n" for i, count in enumerate(self.counters)
-        )
+        return "".join(f"{i & 1} {i >> 1 & 1} {i >> 2 & 1} {i >> 3 & 1} {count}\n" for i, count in enumerate(self.counters))

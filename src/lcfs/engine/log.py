@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The log's head: the open record in RAM, and how it becomes durable on the image.
+
+Lines are put behind `cursor` in the write buffer of the open segment. `seal` closes the open record and
+queues it for the image, `roll` goes on to the next segment, a barrier waits until the log is durable.
+
+Everything without `async` is atomic. The fields of the open record are the hot path's: reading and writing
+subscript them directly.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import trio
+from crc32c import crc32c
+
+from lcfs.engine.barrier import Barriers
+from lcfs.engine.block_store import BlockStore
+from lcfs.engine.cached_device import CachedDevice
+from lcfs.engine.disk_format import ENTRY, RecordHeader, Superblock, pack_record_header
+from lcfs.engine.errors import Failed, NoSpace
+from lcfs.engine.flush import Flusher
+from lcfs.engine.geometry import LINE, LINE_SHIFT
+from lcfs.engine.ring import Ring
+from lcfs.engine.stats import Stats
+from lcfs.engine.write_buffer import NR_BUFFERS, BufferPool, WriteBuffer
+
+log = logging.getLogger("lcfs.engine.log")
+
+EARLY_SHARE = 8
+"""Migration does not wait for a full ring: where it may, it begins when less than 1/8 is free."""
+
+
+class Log:
+    """The writing end of the log of one cache."""
+
+    def __init__(
+        self,
+        number: int,
+        image: BlockStore,
+        superblock: Superblock,
+        ring: Ring,
+        last_record: RecordHeader | None,
+        *,
+        nr_buffers: int = NR_BUFFERS,
+    ) -> None:
+        geometry = superblock.geometry
+        self.id = number
+        self.image = image
+        self.path = image.name
+        self.uuid = superblock.uuid
+        self.geometry = geometry
+        self.ring = ring
+        self.states = ring.states
+        self.tunables = dict(superblock.tunables)
+        self.stats = Stats()
+        self._counters = self.stats.counters
+        self.last_flushed_segment_id = ring.segment_id
+        self.reserving = 0
+        """Writers that wait for a free segment or buffer (dm-lc reserving_segment_id)."""
+        self.on_segment_closed: Callable[[], None] = lambda: None
+        self.on_reserving: Callable[[], None] = lambda: None
+        self._failure = ""
+        self._stuck = ""
+
+        # the open record: its header block, the next free block, the end of its segment (block numbers)
+        self._record_start = 0
+        self._cursor = 0
+        self._limit = 0
+        self._base = 0
+        self._view = memoryview(b"")
+        self._buffer: WriteBuffer | None = None
+        self._ram: dict[int, memoryview] = {}
+        """Slot -> RAM of the segments that are not completely on the image."""
+        self._pool = BufferPool(geometry.segment_bytes, nr_buffers)
+        self._kept_crcs: dict[int, int] = {}
+        self._first_block = geometry.first_block
+        self._blocks = geometry.blocks_per_segment
+
+        self._generation = superblock.generation
+        self._last_position = last_record.position if last_record is not None else 0
+        self._last_crc = last_record.crc if last_record is not None else 0
+        self._sealed = last_record.end if last_record is not None else geometry.position(superblock.tail, 0)
+        self._room = trio.Event()
+        self._flush_lock = trio.Lock()
+        self.flusher = Flusher(
+            image, self._sealed, on_written=self._on_written, on_failed=self.fail, on_no_space=self._on_no_space
+        )
+        self.barriers = Barriers(
+            self.flusher,
+            self._sealed,
+            seal=self.seal,
+            flush=self.flush_image,
+            check=self.check,
+            deadline=lambda: self.tunables["barrier_deadline_ms"] / 1000,
+        )
+
+    @property
+    def appended(self) -> int:
+        """Log position behind the newest acknowledged line."""
+        if self._cursor > self._record_start + 1:
+            return self.geometry.position(self.ring.segment_id, self._cursor - self._base)
+        return self._sealed
+
+    @property
+    def failed(self) -> bool:
+        """Whether a log write or a flush of the image failed: nothing becomes durable any more."""
+        return bool(self._failure)
+
+    # The open record
+
+    def roll(self, *, reserve: int | None = None) -> bool:
+        """Close the open segment, if any, and open the next; False when its slot or a buffer is not free.
+
+        One segment is kept back while a disk is stuck: its lines are copied forward into it.
+        """
+        ring = self.ring
+        if reserve is None:
+            reserve = 1 if self.geometry.nr_segments > 2 and self._is_stuck() else 0
+        if ring.nr_free <= reserve:
+            return False
+        buffer = self._pool.take_nowait()
+        if buffer is None:
+            return False
+        self.close_segment()
+        segment_id = ring.segment_id + 1
+        ring.forget_segment(segment_id)
+        ring.segment_id = segment_id
+        ring.closed = False
+        buffer.segment_id = segment_id
+        buffer.slot = self.geometry.slot(segment_id)
+        self._buffer = buffer
+        self._view = buffer.view
+        self._ram[buffer.slot] = buffer.view
+        self._base = self.geometry.start_block(segment_id)
+        self._record_start = self._base
+        self._cursor = self._base + 1
+        self._limit = self._base + self._blocks
+        if ring.nr_free * EARLY_SHARE < self.geometry.nr_segments:
+            self.on_reserving()
+        return True
+
+    def _is_stuck(self) -> bool:
+        return any(device.store is None or device.fault for device in self.ring.attached())
+
+    def seal(self) -> int:
+        """Close the open record and queue it for the image; the log position behind it.
+
+        The header describes the lines as they are now, so no line of a sealed record changes any more.
+        """
+        first, end = self._record_start, self._cursor
+        count = end - first - 1
+        buffer = self._buffer
+        if count < 1 or buffer is None:
+            return self._sealed
+        states, view = self.states, self._view
+        start = (first - self._base) << LINE_SHIFT
+        stop = (end - self._base) << LINE_SHIFT
+        crcs = [crc32c(view[at : at + LINE]) for at in range(start + LINE, stop, LINE)]
+        for index, crc in self._kept_crcs.items():
+            crcs[index - first - 1] = crc
+        self._kept_crcs.clear()
+        states.crc_array[first + 1 : end] = crcs
+        entries = np.zeros(count, ENTRY)
+        entries["line"] = states.line_array[first + 1 : end]
+        entries["device_id"] = states.device_array[first + 1 : end]
+        entries["dirty"] = states.dirty_array[first + 1 : end]
+        entries["crc"] = states.crc_array[first + 1 : end]
+        segment_id = self.ring.segment_id
+        position = self.geometry.position(segment_id, first - self._base)
+        header = RecordHeader(
+            uuid=self.uuid,
+            generation=self._generation,
+            position=position,
+            previous=self._last_position,
+            previous_crc=self._last_crc,
+            durable=self.barriers.durable,
+            tail=self.ring.tail,
+            entries=entries,
+        )
+        self._last_crc = pack_record_header(header, view[start : start + LINE])
+        self._last_position = position
+        self._sealed = header.end
+        self.flusher.put(buffer, start, stop, first << LINE_SHIFT, header.end)
+        if end + 1 < self._limit:
+            self._record_start, self._cursor = end, end + 1
+        else:
+            self._record_start = self._cursor = self._limit
+            self._close_buffer(buffer)
+        return self._sealed
+
+    def close_segment(self) -> None:
+        """Seal the open record and take no more lines into this segment."""
+        self.seal()
+        if self._buffer is not None:
+            self._record_start = self._cursor = self._limit
+            self._close_buffer(self._buffer)
+
+    def _close_buffer(self, buffer: WriteBuffer) -> None:
+        buffer.closed = True
+        self.ring.closed = True
+        self._buffer = None
+        if buffer.pending == 0:
+            self._release(buffer)
+        self.on_segment_closed()
+
+    def _on_written(self, buffer: WriteBuffer, end_position: int) -> None:
+        self.last_flushed_segment_id = max(self.last_flushed_segment_id, buffer.segment_id)
+        if buffer.closed and buffer.pending == 0:
+            self._release(buffer)
+
+    def _release(self, buffer: WriteBuffer) -> None:
+        del self._ram[buffer.slot]
+        self._pool.put(buffer)
+        self._open_room()
+
+    def copy_forward(self, device: CachedDevice, index: int, data: memoryview) -> bool:
+        """Move a dirty line to the open record, as it is; False without room. See Migrator._make_way."""
+        if self._cursor == self._limit and not self.roll(reserve=0):
+            return False
+        states, new = self.states, self._cursor
+        at = (new - self._base) << LINE_SHIFT
+        self._view[at : at + LINE] = data
+        if index in self.ring.bad_lines:
+            # a damaged line keeps its CRC, so that it is never taken for a good one; its record is sealed at
+            # once, so that nobody overwrites it in place
+            self._kept_crcs[new] = states.crc[index]
+            self.ring.bad_lines.remove(index)
+            self.ring.bad_lines.add(new)
+        line = states.line[index]
+        states.line[new] = line
+        states.device[new] = device.id
+        states.dirty[new] = states.dirty[index]
+        states.valid[new] = states.dirty[index]
+        states.dirty[index] = 0
+        device.table.index[line] = new
+        self._cursor = new + 1
+        if self._kept_crcs:
+            self.seal()
+        return True
+
+    def _in_ram(self, index: int) -> memoryview | None:
+        """The line at `index` in its write buffer; None when it is only on the image."""
+        slot, block = divmod(index - self._first_block, self._blocks)
+        ram = self._ram.get(slot)
+        return None if ram is None else ram[block << LINE_SHIFT : (block + 1) << LINE_SHIFT]
+
+    # Room
+
+    async def _wait_for_room(self) -> None:
+        """Return when a segment or a buffer may have become free (dm-lc wait_for_migration, without its polls).
+
+        Raises Failed or NoSpace where waiting would not end.
+        """
+        if self._failure:
+            self.check()
+        if self._stuck:
+            reason, self._stuck = self._stuck, ""
+            raise NoSpace(reason)
+        if self.flusher.waits_for_space and not self._pool.available:
+            self.check()
+        room = self._room
+        self.reserving += 1
+        self.on_reserving()
+        try:
+            await room.wait()
+        finally:
+            self.reserving -= 1
+
+    def _open_room(self) -> None:
+        room, self._room = self._room, trio.Event()
+        room.set()
+
+    def give_up_waiting(self, reason: str) -> None:
+        """No room can be made: those who wait for it fail with NoSpace."""
+        self._stuck = reason
+        self._open_room()
+
+    # Durability
+
+    def check(self) -> None:
+        """Raises Failed or NoSpace when a barrier cannot be served."""
+        if self._failure:
+            raise Failed(f"cache {self.id} has failed: {self._failure}; unmount, repair the device, mount again")
+        if self.flusher.waits_for_space:
+            raise NoSpace(f"no space left for {self.path}; free some, writing goes on by itself")
+
+    async def barrier(self) -> None:
+        """Everything acknowledged before this call is durable when it returns. Raises Failed, NoSpace."""
+        await self.barriers.wait_durable(self.appended)
+
+    async def make_durable(self, position: int) -> None:
+        """The log is durable up to `position`, or to its end where that comes first."""
+        await self.barriers.wait_durable(min(position, self.appended))
+
+    async def flush_image(self) -> None:
+        """One flush of the image, never two at a time (see barrier.py). Raises Failed and latches (R5, B20)."""
+        async with self._flush_lock:
+            if self._failure:
+                self.check()
+            try:
+                await self.image.flush()
+            except OSError as exc:
+                self.fail(f"{self.path} could not be flushed: {exc.strerror or exc}")
+                self.check()
+
+    def fail(self, reason: str) -> None:
+        """From now on nothing becomes durable: barriers fail, what is in RAM can be read, until remounted."""
+        if self._failure:
+            return
+        self._failure = reason
+        log.error("cache %d has failed: %s", self.id, reason)
+        self.flusher.stop()
+        self.barriers.release_all()
+        self._open_room()
+
+    def _on_no_space(self, waits: bool) -> None:
+        if waits:
+            log.warning("no space left for %s; barriers fail until there is room", self.path)
+        else:
+            log.warning("there is space again for %s", self.path)
+        self._open_room()
