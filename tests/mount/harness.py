@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import lcfs
-from tests.plugins.leftovers import bound_by_this_run
+from tests.plugins.leftovers import remember_bound
 from tests.plugins.machine import command_of, is_running, loop_devices
 from tests.plugins.requirements import free_loop_device, lacks_loop
 
@@ -42,9 +42,7 @@ class Lcfs:
 
     # Commands
 
-    def run(
-        self, *arguments: str | Path, check: bool = True, stdin: str | None = None, timeout: float = PATIENCE
-    ) -> Completed:
+    def run(self, *arguments: str | Path, check: bool = True, stdin: str | None = None, timeout: float = PATIENCE) -> Completed:
         """`lcfs arguments...`, ended; with `check` a non-zero exit code fails the test and shows what it said."""
         return self.shell(*self.command(*arguments), check=check, stdin=stdin, timeout=timeout)
 
@@ -63,9 +61,7 @@ class Lcfs:
         self.children.append(child)
         return child
 
-    def shell(
-        self, *command: str | Path, check: bool = True, stdin: str | None = None, timeout: float = PATIENCE
-    ) -> Completed:
+    def shell(self, *command: str | Path, check: bool = True, stdin: str | None = None, timeout: float = PATIENCE) -> Completed:
         """Any command, run in the directory. Its output goes through files: a daemon it leaves may keep them open."""
         with open(self.directory / ".stdout", "w+") as stdout, open(self.directory / ".stderr", "w+") as stderr:
             code = subprocess.run(
@@ -163,7 +159,7 @@ class Lcfs:
             done = self.shell(*command, check=False)
             if done.returncode == 0:
                 device = done.stdout.strip()
-                bound_by_this_run.add(device)
+                remember_bound(device)
                 return device
             if "busy" not in done.stderr.lower():
                 break
@@ -173,7 +169,6 @@ class Lcfs:
         """`losetup -d`, and the file is let go."""
         self.shell("losetup", "-d", device)
         wait_until(lambda: device not in loop_devices(), f"{device} to be let go")
-        bound_by_this_run.discard(device)
 
     def mkfs(self, device: str, kind: str = "ext4") -> None:
         """A new file system; any that was there is overwritten."""

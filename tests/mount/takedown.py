@@ -19,7 +19,7 @@ import attrs
 import pytest
 
 from tests.mount.harness import PATIENCE, Lcfs
-from tests.plugins.leftovers import bound_by_this_run
+from tests.plugins.leftovers import bound_and_remembered
 from tests.plugins.machine import Mount, command_of, is_running, loop_devices, loop_devices_under, mounts_under
 
 T = TypeVar("T")
@@ -75,12 +75,10 @@ class _End:
                 self._force("umount", "-l", mount.where)
 
     def loop_devices(self) -> None:
-        bound = set(loop_devices_under(self.lcfs.directory)) | (bound_by_this_run & set(loop_devices()))
+        bound = set(loop_devices_under(self.lcfs.directory)) | bound_and_remembered()
         for device in sorted(bound):
             self._command("losetup", "-d", device)
-            if _soon(_is_free, device):
-                bound_by_this_run.discard(device)
-            else:
+            if not _soon(_is_free, device):
                 self.troubles.append(f"{device} is in use and stays bound until its user lets go")
 
     def lcfs_mounts(self) -> None:

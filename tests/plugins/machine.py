@@ -57,6 +57,11 @@ def loop_devices() -> dict[str, Path]:
     return found
 
 
+def diskseq(device: str) -> int:
+    """A number that the block device gets anew, and that no other gets, whenever it is bound or let go."""
+    return int(Path("/sys/block", Path(device).name, "diskseq").read_text())
+
+
 def is_running(pid: int) -> bool:
     """Whether the process exists and is no zombie."""
     try:
