@@ -10,6 +10,7 @@ them. `docs/concurrency.md` lists the stretches and what must be looked at again
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 
@@ -19,7 +20,7 @@ import trio
 from lcfs.engine.block_store import BlockStore
 from lcfs.engine.cached_device import CachedDevice
 from lcfs.engine.disk_format import DiskEntry, RecordHeader, Superblock
-from lcfs.engine.errors import LcfsError, Missing
+from lcfs.engine.errors import LcfsError, Missing, NotPermitted
 from lcfs.engine.geometry import LINE
 from lcfs.engine.migrate import Migrator
 from lcfs.engine.modulator import Modulator
@@ -51,6 +52,8 @@ class Cache(WritePath):
         super().__init__(number, image, superblock, ring, last_record, nr_buffers=nr_buffers)
         self.disk_table: Callable[[], tuple[DiskEntry, ...]] = lambda: superblock.disks
         """What the superblock is to say of the disks."""
+        self.readonly = False
+        """Nothing may be committed."""
         self._watches = []
         self._next_tail = ring.tail
         self._clean = False
@@ -64,7 +67,7 @@ class Cache(WritePath):
             allowed=lambda: bool(self.tunables["allow_migrate"] or self.tunables["force_migrate"]),
             paced=lambda: self.tunables["update_interval"] > 0,
             batch_size=lambda: self.tunables["nr_max_batched_migration"],
-            reserving=lambda: self.reserving,
+            waiting=lambda: self.waiting,
             on_stuck=self.give_up_waiting,
             on_bad_line=self._on_bad_line,
         )
@@ -178,7 +181,9 @@ class Cache(WritePath):
         )
 
     async def commit(self, *, both: bool = False) -> None:
-        """Make the superblock as it now should be durable. Raises Failed."""
+        """Make the superblock as it now should be durable. Raises Failed, NotPermitted (EROFS)."""
+        if self.readonly:
+            raise NotPermitted(f"cache {self.id} is mounted read-only", errno=errno.EROFS)
         try:
             await self.superblock.commit(self._snapshot, both=both)
         except OSError as exc:

@@ -35,7 +35,14 @@ class CachedDevice:
         """Why the backing cannot be written just now; empty when it can."""
         self.retry_at = 0.0
         """Not before this time (trio clock) is a faulty backing tried again."""
+        self.late = False
+        """A batch went on without this disk: it is slow or hung, and its job is not finished."""
         self._backoff = FIRST_BACKOFF
+
+    @property
+    def struggling(self) -> bool:
+        """Whether its lines stay in the cache longer than those of a disk that keeps up."""
+        return self.store is None or self.fault != "" or self.late
 
     @property
     def nr_lines(self) -> int:
@@ -45,7 +52,8 @@ class CachedDevice:
     @property
     def stuck(self) -> bool:
         """Whether its dirty lines cannot be migrated now."""
-        return self.store is None or self.writeback.locked() or (self.fault != "" and trio.current_time() < self.retry_at)
+        resting = self.fault != "" and trio.current_time() < self.retry_at
+        return self.store is None or self.writeback.locked() or resting
 
     def mark_faulty(self, reason: str) -> None:
         """The backing failed: keep its lines, try again later, each time after a longer while."""

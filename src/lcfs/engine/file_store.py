@@ -167,6 +167,9 @@ class FileStorage(Storage):
                 raise Unsuitable(f"{path} is read-only; make it writable, or mount with -o ro", errno=errno.EACCES)
             _lock(fd, path)
             size = os.lseek(fd, 0, os.SEEK_END) if is_block else os.fstat(fd).st_size
+            # a page that failed to be written back may look clean and right in the page cache: let go of what was
+            # cached before, so that recovery judges what is on the medium
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             if size == 0:
                 raise Unsuitable(f"{path} is empty; remove it and lcfs creates it, or give a file that has a size")
         except BaseException:

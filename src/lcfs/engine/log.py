@@ -30,6 +30,8 @@ from lcfs.engine.write_buffer import NR_BUFFERS, BufferPool, WriteBuffer
 
 log = logging.getLogger("lcfs.engine.log")
 
+STRUGGLING_SHARE = 8
+"""Writers of a disk that struggles get no segment when less than 1/8 of the ring is free."""
 EARLY_SHARE = 8
 """Migration does not wait for a full ring: where it may, it begins when less than 1/8 is free."""
 
@@ -59,8 +61,8 @@ class Log:
         self.stats = Stats()
         self._counters = self.stats.counters
         self.last_flushed_segment_id = ring.segment_id
-        self.reserving = 0
-        """Writers that wait for a free segment or buffer (dm-lc reserving_segment_id)."""
+        self.waiting: list[CachedDevice] = []
+        """Disks whose writers wait for a free segment or buffer, once per writer (dm-lc reserving_segment_id)."""
         self.on_segment_closed: Callable[[], None] = lambda: None
         self.on_reserving: Callable[[], None] = lambda: None
         self._failure = ""
@@ -112,14 +114,19 @@ class Log:
 
     # The open record
 
-    def roll(self, *, reserve: int | None = None) -> bool:
+    def roll(self, device: CachedDevice | None) -> bool:
         """Close the open segment, if any, and open the next; False when its slot or a buffer is not free.
 
-        One segment is kept back while a disk is stuck: its lines are copied forward into it.
+        While a disk struggles, one segment is kept back to copy its lines forward (`device` None), and the last
+        part of the ring is for writers of disks that keep up: one bad disk does not fill the cache for all (R6).
         """
         ring = self.ring
-        if reserve is None:
-            reserve = 1 if self.geometry.nr_segments > 2 and self._is_stuck() else 0
+        reserve = 0
+        if device is not None and self.geometry.nr_segments > 2:
+            if device.struggling:
+                reserve = max(2, self.geometry.nr_segments // STRUGGLING_SHARE)
+            elif any(other.struggling for other in ring.attached()):
+                reserve = 1
         if ring.nr_free <= reserve:
             return False
         buffer = self._pool.take_nowait()
@@ -142,9 +149,6 @@ class Log:
         if ring.nr_free * EARLY_SHARE < self.geometry.nr_segments:
             self.on_reserving()
         return True
-
-    def _is_stuck(self) -> bool:
-        return any(device.store is None or device.fault for device in self.ring.attached())
 
     def seal(self) -> int:
         """Close the open record and queue it for the image; the log position behind it.
@@ -219,7 +223,7 @@ class Log:
 
     def copy_forward(self, device: CachedDevice, index: int, data: memoryview) -> bool:
         """Move a dirty line to the open record, as it is; False without room. See Migrator._make_way."""
-        if self._cursor == self._limit and not self.roll(reserve=0):
+        if self._cursor == self._limit and not self.roll(None):
             return False
         states, new = self.states, self._cursor
         at = (new - self._base) << LINE_SHIFT
@@ -250,25 +254,27 @@ class Log:
 
     # Room
 
-    async def _wait_for_room(self) -> None:
+    async def _wait_for_room(self, device: CachedDevice) -> None:
         """Return when a segment or a buffer may have become free (dm-lc wait_for_migration, without its polls).
 
         Raises Failed or NoSpace where waiting would not end.
         """
         if self._failure:
             self.check()
+        if device.fault:
+            raise Failed(f"disk {device.id} is degraded ({device.fault}) and its share of the cache is full")
         if self._stuck:
             reason, self._stuck = self._stuck, ""
             raise NoSpace(reason)
         if self.flusher.waits_for_space and not self._pool.available:
             self.check()
         room = self._room
-        self.reserving += 1
+        self.waiting.append(device)
         self.on_reserving()
         try:
             await room.wait()
         finally:
-            self.reserving -= 1
+            self.waiting.remove(device)
 
     def _open_room(self) -> None:
         room, self._room = self._room, trio.Event()

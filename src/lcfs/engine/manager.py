@@ -126,10 +126,9 @@ class Manager:
         self._order = list(startup.caches)
         self.devices = startup.devices
         self.caches = dict(sorted(startup.caches.items()))
-        if self._order:
-            self.cursor = self._order[0]
         for cache in self.caches.values():
             cache.disk_table = lambda cache=cache: self.table_for(cache)  # type: ignore[misc]
+            cache.readonly = self.readonly
         if self.readonly:
             return
         for device in self.devices.values():
@@ -374,23 +373,16 @@ class Manager:
             await device.quiesce()
             while device.nr_dirty_caches:
                 await cache.drain(device)
+            cache.release(device)
             device.set_cache(None)
-            cache.ring.devices[device.id] = None
             try:
                 # from the commit on, its lines in the log are dead; one that is under way is not called off
                 with trio.CancelScope(shield=True):
                     await self.commit_tables(cache)
             except BaseException:
-                self._reattach(device, cache)
+                device.set_cache(cache)
+                cache.attach(device)
                 raise
-            cache.ring.devices[device.id] = device
-            cache.release(device)
-
-    def _reattach(self, device: Device, cache: Cache) -> None:
-        cache.ring.devices[device.id] = device
-        cache.release(device)
-        device.set_cache(cache)
-        cache.attach(device)
 
     async def remove(self, number: int) -> None:
         """Forget a disk: drained and detached first, its backing left as it is (dm-lc lc-remove)."""

@@ -69,7 +69,7 @@ class Migrator:
         allowed: Callable[[], bool],
         paced: Callable[[], bool],
         batch_size: Callable[[], int],
-        reserving: Callable[[], int],
+        waiting: Callable[[], Sequence[CachedDevice]],
         on_stuck: Callable[[str], None],
         on_bad_line: Callable[[CachedDevice, int], None],
     ) -> None:
@@ -83,7 +83,7 @@ class Migrator:
         self._allowed = allowed
         self._paced = paced
         self._batch_size = batch_size
-        self._reserving = reserving
+        self._waiting = waiting
         self._on_stuck = on_stuck
         self._on_bad_line = on_bad_line
         self._wake = trio.Event()
@@ -101,7 +101,7 @@ class Migrator:
         if ring.tail > ring.last_closed:
             return False
         early = self._paced() and ring.nr_free * EARLY_SHARE < ring.geometry.nr_segments
-        return self._reserving() > 0 or early or self._allowed()
+        return bool(self._waiting()) or early or self._allowed()
 
     async def run(self) -> None:
         """Migrate batches while wanted. Ends only when cancelled."""
@@ -135,33 +135,36 @@ class Migrator:
         devices = [device for device in map(ring.devices.__getitem__, owners) if device is not None and not device.stuck]
         await self._run_jobs(devices, first, last, before)
         moved = await self.advance_tail(last)
-        if not moved and self._reserving():
+        if not moved and any(not device.stuck for device in self._waiting()):
             moved = await self._make_way(first)
         return moved
 
     async def _run_jobs(self, devices: Sequence[CachedDevice], first: int, last: int, before: int) -> None:
         """Write back several disks side by side; those that take too long go on in the background."""
         assert self._nursery is not None
-        remaining = len(devices)
+        working = set(devices)
         done = trio.Event()
 
         async def job(device: CachedDevice) -> None:
-            nonlocal remaining
             try:
                 while await self.write_back(device, first, last, before):
                     pass
             except LcfsError as exc:
                 log.debug("disk %d keeps its dirty lines: %s", device.id, exc)
-            remaining -= 1
-            if remaining == 0:
+            working.discard(device)
+            device.late = False
+            if not working:
                 done.set()
             self.wake()
 
         for device in devices:
             self._nursery.start_soon(job, device)
-        if remaining:
+        if devices:
             with trio.move_on_after(HUNG_AFTER):
                 await done.wait()
+        for device in working:
+            log.info("disk %d is slow to take its lines; migration goes on without it", device.id)
+            device.late = True
 
     async def advance_tail(self, last: int) -> bool:
         """Give up the segments from the tail to `last` that hold no dirty line; True when there were any.
@@ -275,12 +278,18 @@ class Migrator:
         """
         ring = self._ring
         indices = ring.dirty_indices(segment_id, segment_id)
-        if not len(indices):
+        if not len(indices) or not all(map(self._is_barred, indices.tolist())):
             return False
-        for index in indices.tolist():
-            device = ring.devices[ring.states.device[index]]
-            if device is None or not (device.stuck or index in self._ring.bad_lines):
-                return False
+        barred = sum(map(self._is_barred, ring.dirty_indices(segment_id, ring.last_closed).tolist()))
+        lines = ring.geometry.lines_per_segment
+        if (ring.last_closed - segment_id + 1) * lines - barred < lines:
+            # put together they would still fill the ring: only their disks can help
+            if not any(device.late for device in ring.attached()):
+                self._on_stuck(
+                    "the cache is full of lines that cannot be written back; bring back the backing of its "
+                    "missing or failing disk"
+                )
+            return False
         try:
             data, places = await self._read_lines(indices)
         except LcfsError:
@@ -292,11 +301,13 @@ class Migrator:
             if device is None or not ring.states.dirty[index]:
                 continue
             if not self._copy_forward(device, index, data[place : place + LINE]):
-                self._on_stuck(
-                    f"the cache is full of lines of disk {device.id}, which cannot be written back; bring its backing back"
-                )
                 return False
         return await self.advance_tail(segment_id)
+
+    def _is_barred(self, index: int) -> bool:
+        """Whether the dirty line at `index` cannot be written back now."""
+        device = self._ring.devices[self._ring.states.device[index]]
+        return index in self._ring.bad_lines or device is None or device.stuck
 
 
 def _extents(

@@ -118,10 +118,13 @@ class Ring:
             self.bad_lines = {index for index in self.bad_lines if self.states.dirty[index]}
 
     def forget_device(self, number: int) -> None:
-        """Unhash all lines of a disk that leaves the cache, dirty ones included."""
+        """Drop all lines of a disk that leaves the cache, dirty ones included. Its table goes with it."""
+        states = self.states
         for start, end in self.spans(max(1, self.segment_id - self.geometry.nr_segments + 1), self.segment_id):
-            valid = np.flatnonzero(self.states.valid_array[start:end]) + start
-            self._unhash(valid[self.states.device_array[valid] == number])
+            valid = np.flatnonzero(states.valid_array[start:end]) + start
+            mine = valid[states.device_array[valid] == number]
+            states.valid_array[mine] = 0
+            states.dirty_array[mine] = 0
 
     def _unhash(self, indices: Indices) -> None:
         states = self.states

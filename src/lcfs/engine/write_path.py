@@ -55,7 +55,7 @@ class WritePath(ReadPath):
                 return -1
             count = length >> LINE_SHIFT
             if count > self._limit - self._cursor and not (
-                self._cursor == self._limit and count < self._blocks and self.roll()
+                self._cursor == self._limit and count < self._blocks and self.roll(device)
             ):
                 return -1
             self._put_run(device, offset >> LINE_SHIFT, count, memoryview(data))
@@ -75,7 +75,7 @@ class WritePath(ReadPath):
             return LINE
         new = self._cursor
         if new == self._limit:
-            if not self.roll():
+            if not self.roll(device):
                 return -1
             new = self._cursor
             index = table[line]
@@ -135,8 +135,8 @@ class WritePath(ReadPath):
         while view:
             line, start = offset >> LINE_SHIFT, offset & IN_LINE
             if start == 0 and len(view) >= LINE:
-                while self._cursor == self._limit and not self.roll():
-                    await self._wait_for_room()
+                while self._cursor == self._limit and not self.roll(device):
+                    await self._wait_for_room(device)
                 count = min(len(view) >> LINE_SHIFT, self._limit - self._cursor)
                 self._put_run(device, line, count, view[: count << LINE_SHIFT])
                 taken = count << LINE_SHIFT
@@ -159,8 +159,8 @@ class WritePath(ReadPath):
         self, device: CachedDevice, line: int, start: int, data: memoryview
     ) -> tuple[int, int, memoryview] | None:
         """Wait for what `_put_sectors` lacks: room, or the old sectors (index, CRC and content of the line)."""
-        if self._cursor == self._limit and not self.roll():
-            await self._wait_for_room()
+        if self._cursor == self._limit and not self.roll(device):
+            await self._wait_for_room(device)
             return None
         index = device.table.index[line]
         if not index or not self.states.dirty[index]:
@@ -199,7 +199,7 @@ class WritePath(ReadPath):
             self._counters[kind | HIT | ON_BUFFER] += 1
             return True
         if self._cursor == self._limit:
-            if not self.roll():
+            if not self.roll(device):
                 return False
             index = table[line]
         carried = states.dirty[index] & ~mask & FULL if index else 0
