@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PY := .venv/bin/python
+# Where mkfs, losetup and modprobe are; "su" without "-" leaves them out.
+export PATH := $(PATH):/usr/sbin:/sbin
 # What is handed to pytest besides its configuration: make test ARGS="-k lookup -x"
 ARGS ?=
 
