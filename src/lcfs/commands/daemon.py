@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The process behind a mount: caches up, tree up, served until unmounted, tree down, caches down.
+
+Stopping is always the same walk, whoever asks for it: the tree is unmounted, so that no request comes any more, then
+the manager writes what is only in RAM and commits, then the process ends. umount(8), fusermount3 and `lcfs umount`
+begin it from outside. A signal begins it from inside:
+
+    first SIGTERM or SIGINT    flush and commit, then unmount; while the tree is busy keep serving it, say what holds
+                               it, and try again until it is free
+    second                     take the tree away from whoever holds it; they get errors, nothing acknowledged is lost
+
+A signal before the tree is up calls the start off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+
+import trio
+
+from lcfs import fuse_loop
+from lcfs.commands import daemon_log, live
+from lcfs.commands.background import Reporter
+from lcfs.commands.failure import FAILED, MOUNT_FAILED, MOUNT_INTERRUPTED, CommandFailed
+from lcfs.commands.mount_plan import MountPlan
+from lcfs.commands.mounts import FS_TYPE, holders_of, mount_at, unmount
+from lcfs.commands.run_file import RunFile
+from lcfs.commands.trial_mount import require_mountable
+from lcfs.engine import FileStorage, Manager, open_manager
+from lcfs.engine.errors import LcfsError
+from lcfs.fuse_limits import become_io_flusher
+from lcfs.fuse_ops import Operations
+from lcfs.sysfs_tree import Tree
+
+log = logging.getLogger("lcfs.daemon")
+
+RETRY = 1.0
+"""Seconds between two attempts to unmount a busy tree."""
+
+
+def serve(plan: MountPlan, reporter: Reporter) -> int:
+    """Mount, serve, stop; the exit code. A failure is told to `reporter`, and once mounted to log and run file."""
+    try:
+        daemon_log.configure(plan, reporter)
+        become_io_flusher()
+        require_mountable(plan.mountpoint, plan.libfuse_options())
+        with _pid_file(plan.pid_file):
+            return trio.run(Daemon(plan, reporter).run)
+    except CommandFailed as failure:
+        reporter.failed(str(failure), failure.exit_code)
+        return failure.exit_code
+    except OSError as error:
+        reporter.failed(f"{error.filename} cannot be written: {error.strerror}; give another path", MOUNT_FAILED)
+        return MOUNT_FAILED
+
+
+class Daemon:
+    """One mount, from its first open to its last close."""
+
+    def __init__(self, plan: MountPlan, reporter: Reporter) -> None:
+        self._plan = plan
+        self._reporter = reporter
+        self._is_up = False
+        """The tree has answered."""
+        self._called_off = False
+        self._run_file: RunFile | None = None
+
+    async def run(self) -> int:
+        """The whole life; the exit code."""
+        try:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._obey, signals, nursery)
+                    await self._keep()
+                    nursery.cancel_scope.cancel()
+        except Exception as exc:
+            return self._fail(exc)
+        if self._called_off:
+            self._reporter.failed("called off before the tree was up", MOUNT_INTERRUPTED)
+            return MOUNT_INTERRUPTED
+        if self._run_file is not None:
+            self._run_file.remove()
+        log.info("%s: stopped cleanly", self._plan.mountpoint)
+        return 0
+
+    async def _keep(self) -> None:
+        plan = self._plan
+        async with open_manager(plan.spec(), FileStorage(), say=self._reporter.note) as manager:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._serve, manager, nursery.cancel_scope)
+                self._announce(manager)
+                if plan.live:
+                    nursery.start_soon(live.show, manager, plan, self._reporter)
+            log.info("%s: unmounted; writing what is only in RAM", plan.mountpoint)
+
+    async def _serve(
+        self, manager: Manager, scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        plan = self._plan
+        options = plan.options
+        tree = Tree(manager, plan.mountpoint, mode=options.mode)
+        operations = Operations(tree, uid=options.uid, gid=options.gid, writeback_cache=options.writeback_cache)
+        await fuse_loop.serve(operations, plan.mountpoint, plan.libfuse_options(), task_status=task_status)
+        scope.cancel()
+
+    def _announce(self, manager: Manager) -> None:
+        self._manager = manager
+        self._is_up = True
+        device = os.stat(self._plan.mountpoint).st_dev
+        try:
+            self._run_file = RunFile(f"{os.major(device)}:{os.minor(device)}")
+        except OSError as error:
+            log.info("no run file, so lcfs umount cannot wait for this daemon: %s", error)
+        log.info("%s: mounted", self._plan.mountpoint)
+        self._reporter.mounted()
+
+    async def _obey(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
+        stopping = False
+        async for number in signals:
+            name = signal.Signals(number).name
+            if not self._is_up:
+                self._called_off = True
+                nursery.cancel_scope.cancel()
+            elif not stopping:
+                stopping = True
+                log.info("%s: stopping", name)
+                nursery.start_soon(self._stop)
+            else:
+                log.warning("%s again: %s is taken away from whoever holds it", name, self._plan.mountpoint)
+                fuse_loop.stop()
+
+    async def _stop(self) -> None:
+        """Unmount as soon as nobody holds the tree; `fuse_loop.serve` returns then."""
+        mountpoint = self._plan.mountpoint
+        for cache in self._manager.caches.values():
+            try:
+                await cache.flush_current_buffer()
+                await cache.commit_super_block()
+            except (LcfsError, OSError) as error:
+                log.error("cache %d could not write what is only in RAM: %s", cache.id, error)
+        said = ""
+        while True:
+            try:
+                await trio.to_thread.run_sync(unmount, mountpoint, abandon_on_cancel=True)
+                return
+            except OSError:
+                holders = await trio.to_thread.run_sync(holders_of, mountpoint, abandon_on_cancel=True)
+            except CommandFailed as failure:
+                mount = mount_at(mountpoint)
+                if mount is None or mount.fs_type != FS_TYPE:
+                    return  # somebody else, or a second signal, was faster
+                holders = str(failure)
+            if holders != said:
+                said = holders
+                log.warning("%s is busy and is served on: %s; a second signal takes it away", mountpoint, holders)
+            await trio.sleep(RETRY)
+
+    def _fail(self, exc: Exception) -> int:
+        sentence = _sentence(exc)
+        if not self._is_up:
+            self._reporter.failed(sentence, MOUNT_FAILED)
+            return MOUNT_FAILED
+        log.error("%s: no clean stop: %s", self._plan.mountpoint, sentence)
+        if self._run_file is not None:
+            self._run_file.failed(sentence)
+        return FAILED
+
+
+def _sentence(exc: Exception) -> str:
+    """What went wrong, from the first of a group that was foreseen; the traceback of another is logged."""
+    leaves = list(_leaves(exc))
+    for leaf in leaves:
+        if isinstance(leaf, LcfsError):
+            return str(leaf)
+    for leaf in leaves:
+        if isinstance(leaf, OSError):
+            return f"{leaf.filename}: {leaf.strerror}" if leaf.filename else str(leaf)
+    log.error("an error nobody foresaw", exc_info=exc)
+    return f"internal error, please report it: {leaves[0]!r}"
+
+
+def _leaves(exc: BaseException) -> Iterator[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
+        for inner in exc.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield exc
+
+
+@contextlib.contextmanager
+def _pid_file(path: str | None) -> Iterator[None]:
+    """Hold our pid in the file `path`, if any, while the block runs. Raises OSError."""
+    if path is None:
+        yield
+        return
+    with open(path, "w", encoding="ascii") as pid_file:
+        pid_file.write(f"{os.getpid()}\n")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Long work in the terminal: one line that moves, and Ctrl-C that calls the work off.
+
+The tree's answer to a message comes when the work is done, and FUSE gives the daemon no word of an interrupted
+system call. So the write is made from a thread, and calling it off is a message of its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import TypeVar
+
+INTERVAL = 0.1
+"""Seconds between two looks at the progress."""
+
+T = TypeVar("T")
+
+
+class ProgressLine:
+    """A line on stderr that each `show` replaces; nothing at all when stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self.is_live = sys.stderr.isatty()
+        self._shown = False
+
+    def show(self, text: str) -> None:
+        """Replace the line."""
+        if self.is_live:
+            width = shutil.get_terminal_size().columns - 1  # a wrapped line could not be taken back
+            sys.stderr.write(f"\r\x1b[K{text[:width]}")
+            sys.stderr.flush()
+            self._shown = True
+
+    def clear(self) -> None:
+        """Take the line away, so that ordinary output starts at the margin."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._shown = False
+
+
+def run_interruptible(work: Callable[[], T], *, progress: Callable[[], str], cancel: Callable[[], None]) -> T:
+    """The result of `work()`, run in a thread while the progress line shows `progress()`.
+
+    From the first SIGINT or SIGTERM on, `cancel()` is called until `work` ends, again and again because the first may
+    reach the daemon before the work does. What `work` raises or returns is this function's end too. Must run in the
+    main thread.
+    """
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+    done = threading.Event()
+
+    def run() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            outcome.append(work())
+        except BaseException as exc:
+            failure.append(exc)
+        finally:
+            done.set()
+
+    called_off = False
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal called_off
+        called_off = True
+
+    line = ProgressLine()
+    former = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    thread = threading.Thread(target=run, name="message")
+    try:
+        thread.start()
+        while not done.wait(INTERVAL):
+            if called_off:
+                cancel()
+            if line.is_live:
+                line.show(progress())
+    finally:
+        thread.join()
+        line.clear()
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    if failure:
+        raise failure[0]
+    return outcome[0]

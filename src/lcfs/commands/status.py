@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`lcfs status`: what is mounted and how it is, read from the tree."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from lcfs.commands.arguments import add_json_option
+from lcfs.commands.control import Tree
+from lcfs.commands.failure import CommandFailed
+from lcfs.commands.listing import print_json
+from lcfs.commands.mounts import Mount, is_dead, lcfs_mounts, the_mount
+from lcfs.commands.run_file import daemon_of
+
+NAME = "status"
+HELP = "show the caches and disks of the mounted lcfs"
+
+CACHE_NUMBERS = (
+    "nr_segments",
+    "nr_caches",
+    "nr_dirty_caches",
+    "last_flushed_segment_id",
+    "last_migrated_segment_id",
+)
+DEVICE_NUMBERS = ("size", "cache_id", "nr_dirty_caches", "migrate_threshold")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options and positionals."""
+    add_json_option(parser)
+    parser.add_argument("mountpoint", metavar="MNT", nargs="?", help="only this one (default: every mounted lcfs)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print MNT/status of each, or its attributes as JSON."""
+    mounts = [the_mount(options.mountpoint)] if options.mountpoint is not None else lcfs_mounts()
+    if options.json:
+        print_json("mounts", [describe(mount) for mount in mounts])
+        return 0
+    if not mounts:
+        raise CommandFailed("no lcfs is mounted; mount one with: lcfs mount MNT --cache IMAGE")
+    for mount in mounts:
+        print(f"{mount.mountpoint} ({mount.source})")
+        if is_dead(mount.mountpoint):
+            print("its daemon is gone; the next lcfs mount there cleans up, and so does: lcfs umount")
+        else:
+            print(Tree(mount.mountpoint).read("status"))
+    return 0
+
+
+def describe(mount: Mount) -> dict[str, Any]:
+    """One mount as JSON. A dead one has null for what only its daemon knows."""
+    dead = is_dead(mount.mountpoint)
+    tree = Tree(mount.mountpoint)
+    return {
+        "mountpoint": mount.mountpoint,
+        "source": mount.source,
+        "pid": daemon_of(mount),
+        "state": "dead" if dead else "running",
+        "caches": None if dead else [_cache(tree, id_) for id_ in tree.ids("caches")],
+        "devices": None if dead else [_device(tree, id_) for id_ in tree.ids("block")],
+    }
+
+
+def _cache(tree: Tree, id_: int) -> dict[str, Any]:
+    return {
+        "id": id_,
+        "state": tree.read("caches", id_, "state"),
+        "uuid": tree.read("caches", id_, "uuid"),
+        "path": os.readlink(tree.path("caches", id_, "device")),
+        **{name: int(tree.read("caches", id_, name)) for name in CACHE_NUMBERS},
+    }
+
+
+def _device(tree: Tree, id_: int) -> dict[str, Any]:
+    return {
+        "id": id_,
+        "name": tree.read("block", id_, "name"),
+        "state": tree.read("block", id_, "state"),
+        "uuid": tree.read("block", id_, "uuid"),
+        "path": os.readlink(tree.path("block", id_, "device")),
+        "suspended": tree.read("block", id_, "suspended") == "1",
+        "dev": tree.read("block", id_, "dev").split(),
+        **{name: int(tree.read("block", id_, name)) for name in DEVICE_NUMBERS},
+    }
