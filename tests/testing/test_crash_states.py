@@ -19,8 +19,7 @@ class World:
         self.log = Log()
         self.before = {path: Medium(SparseImage(16384)) for path in ("a", "b")}
         self.stores = {
-            path: LogStore(MemoryStore(Medium(medium.durable.copy()), path), self.log)
-            for path, medium in self.before.items()
+            path: LogStore(MemoryStore(Medium(medium.durable.copy()), path), self.log) for path, medium in self.before.items()
         }
 
     def points(self) -> list[CrashPoint]:

@@ -162,9 +162,7 @@ async def test_a_corrupt_read_succeeds_with_one_bit_flipped() -> None:
 
 
 async def test_discard_and_label_can_fail_too() -> None:
-    store = FaultStore(
-        MemoryStore.of_size(4096), Fault(Operation.DISCARD), Fault(Operation.LABEL), Fault(Operation.LABEL)
-    )
+    store = FaultStore(MemoryStore.of_size(4096), Fault(Operation.DISCARD), Fault(Operation.LABEL), Fault(Operation.LABEL))
     with pytest.raises(OSError):
         await store.discard(0, 512)
     with pytest.raises(OSError):

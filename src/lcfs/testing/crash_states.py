@@ -82,9 +82,7 @@ class _Replay:
             self.pending[call] = None
         elif call.operation is Operation.FLUSH:
             began = call.began
-            self.covered[call] = [
-                c for c in self.pending if c.error is None and c.ended is not None and c.ended < began
-            ]
+            self.covered[call] = [c for c in self.pending if c.error is None and c.ended is not None and c.ended < began]
 
     def end(self, call: Call) -> None:
         if call.operation is Operation.LABEL and call.error is None:

@@ -99,8 +99,7 @@ class SparseImage:
             return False
         theirs = other.pages
         return all(
-            self.pages.get(index, ZERO_PAGE) == theirs.get(index, ZERO_PAGE)
-            for index in self.pages.keys() | theirs.keys()
+            self.pages.get(index, ZERO_PAGE) == theirs.get(index, ZERO_PAGE) for index in self.pages.keys() | theirs.keys()
         )
 
     __hash__ = None  # type: ignore[assignment]

@@ -59,6 +59,12 @@ class Log:
         """How many bytes they asked for."""
         return sum(c.length for c in self.of(operation, store))
 
+    def carried_on(self) -> Log:
+        """A log for who comes after a process that died now: calls it left in flight have ended."""
+        copy = Log(self.keep_data, [], self.now)
+        copy.calls = [attrs.evolve(c, ended=copy.tick()) if c.ended is None else c for c in self.calls]
+        return copy
+
     def clear(self) -> None:
         """Forget the calls so far; time goes on."""
         self.calls.clear()

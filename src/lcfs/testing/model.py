@@ -296,15 +296,15 @@ class Model:
     def _candidates(self, contents: Mapping[int, Buffer], at: float) -> dict[tuple[int, int], list[Version]]:
         """The versions, oldest first, whose content each written sector has; R2 where there is none."""
         found: dict[tuple[int, int], list[Version]] = {}
-        views = {disk: memoryview(content) for disk, content in contents.items()}
+        held = {disk: bytes(content) for disk, content in contents.items()}
         for (disk, sector), versions in self._versions.items():
-            got = views[disk][sector * SECTOR : (sector + 1) * SECTOR]
+            got = held[disk][sector * SECTOR : (sector + 1) * SECTOR]
             matching = [v for v in versions if v.content == got and v.alive(at)]
             if not matching:
                 raise Violation("R2", disk, sector, f"holds {describe(got)}, which was never written there")
             found[disk, sector] = matching
-        for disk, view in views.items():
-            self._check_untouched(disk, view)
+        for disk, content in held.items():
+            self._check_untouched(disk, content)
         return found
 
     def _contradiction(
@@ -329,15 +329,15 @@ class Model:
                     return key, "R3", f"{holds} another sector of the same line comes from {piece}"
         return None
 
-    def _check_untouched(self, disk: int, view: memoryview) -> None:
+    def _check_untouched(self, disk: int, content: bytes) -> None:
         base = self._base[disk]
-        for line in range(0, len(view), LINE):
-            if view[line : line + LINE] == base[line : line + LINE]:
+        for line in range(0, len(content), LINE):
+            if content[line : line + LINE] == base[line : line + LINE]:
                 continue
-            for sector in range(line // SECTOR, min(line + LINE, len(view)) // SECTOR):
+            for sector in range(line // SECTOR, min(line + LINE, len(content)) // SECTOR):
                 at = slice(sector * SECTOR, (sector + 1) * SECTOR)
-                if (disk, sector) not in self._versions and view[at] != base[at]:
-                    raise Violation("R2", disk, sector, f"holds {describe(view[at])}, though it was not written")
+                if (disk, sector) not in self._versions and content[at] != base[at]:
+                    raise Violation("R2", disk, sector, f"holds {describe(content[at])}, though it was not written")
 
     def _cuts(self, seen: set[Piece], floors: Mapping[int, float], at: float) -> dict[int, float]:
         """Per cache, the time before which everything acknowledged must have been recovered."""

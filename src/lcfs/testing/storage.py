@@ -55,8 +55,7 @@ class MemoryStorage(Storage):
         on this storage may go on to do so, in a world of his own: nothing he does reaches the new one.
         """
         media = {
-            path: medium.crash(choose[path] if isinstance(choose, Mapping) else choose)
-            for path, medium in self.media.items()
+            path: medium.crash(choose[path] if isinstance(choose, Mapping) else choose) for path, medium in self.media.items()
         }
         return MemoryStorage(media, wrap=self.wrap, nowait=self.nowait, yields=self.yields)
 

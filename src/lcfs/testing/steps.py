@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the crash explorer does to a mount: short steps, combined into workloads of up to three.
+
+The sizes suit a ring of 4 segments of 3 lines and disks of 16 lines, so that wrapping around and a full
+cache take a single step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from lcfs.engine.geometry import LINE, SECTOR
+from lcfs.testing.world import World
+
+Step = Callable[[World], Awaitable[None]]
+
+
+def _write(disk: int, offset: int, length: int) -> Step:
+    async def write(world: World) -> None:
+        await world.write(disk, offset, length)
+
+    return write
+
+
+async def _write_end(world: World) -> None:
+    await world.write(2, world.model.sizes[2] - 3 * SECTOR, 3 * SECTOR)
+
+
+async def _overwrite_in_ram(world: World) -> None:
+    await world.write(1, 0, LINE)
+    await world.write(1, 0, LINE)
+    await world.write(1, SECTOR, SECTOR)
+
+
+async def _write_alternately(world: World) -> None:
+    for line in range(3):
+        await world.write(1, line * LINE, LINE)
+        await world.write(2, line * LINE, 2 * SECTOR)
+
+
+def _barrier(disk: int) -> Step:
+    async def barrier(world: World) -> None:
+        await world.barrier(disk)
+
+    return barrier
+
+
+async def _flush_current_buffer(world: World) -> None:
+    await world.manager.caches[1].flush_current_buffer()
+
+
+async def _commit_super_block(world: World) -> None:
+    await world.manager.caches[1].commit_super_block()
+
+
+async def _drop_caches(world: World) -> None:
+    await world.manager.caches[1].drop_caches()
+
+
+async def _migrate(world: World) -> None:
+    await world.manager.caches[1].set_tunable("force_migrate", 1)
+    await trio.sleep(3)
+    await world.manager.caches[1].set_tunable("force_migrate", 0)
+
+
+async def _wait(world: World) -> None:
+    await trio.sleep(1.5)
+
+
+async def _set_tunable(world: World) -> None:
+    cache = world.manager.caches[1]
+    await cache.set_tunable("nr_max_batched_migration", 3 - cache.tunables["nr_max_batched_migration"] % 2)
+
+
+async def _rename(world: World) -> None:
+    await world.manager.set_device_name(world.device(1), "renamed")
+
+
+def _attach(disk: int) -> Step:
+    async def attach(world: World) -> None:
+        await world.attach(disk)
+
+    return attach
+
+
+def _detach(disk: int) -> Step:
+    async def detach(world: World) -> None:
+        await world.detach(disk)
+
+    return detach
+
+
+async def _remount(world: World) -> None:
+    await world.stop()
+    await world.start()
+    await world.check()
+
+
+async def _kill(world: World) -> None:
+    await world.kill()
+    await world.start()
+    contents = await world.contents()
+    world.model.check_recovered(contents)
+    world.model.settle(contents)
+
+
+async def _side_by_side(world: World) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.write, 1, 5 * LINE, 2 * LINE)
+        nursery.start_soon(world.write, 2, 5 * LINE, SECTOR)
+        nursery.start_soon(world.barrier, 1)
+        nursery.start_soon(world.write, 1, 8 * LINE, LINE)
+        nursery.start_soon(world.barrier, 2)
+
+
+async def _overwrite_during_migration(world: World) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.manager.caches[1].drop_caches)
+        await trio.lowlevel.checkpoint()
+        for line in range(4):
+            await world.write(1, line * LINE, LINE)
+            await trio.lowlevel.checkpoint()
+
+
+async def _overwrite_during_detach(world: World) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.detach, 1)
+        for line in range(4):
+            await trio.lowlevel.checkpoint()
+            await world.write(2, line * LINE, LINE)
+
+
+STEPS: dict[str, Step] = {
+    "write a sector": _write(1, 3 * SECTOR, SECTOR),
+    "write two sectors": _write(1, 0, 2 * SECTOR),
+    "write a line": _write(1, 0, LINE),
+    "write a line of disk 2": _write(2, 0, LINE),
+    "write a part of disk 2": _write(2, 2 * SECTOR, 3 * SECTOR),
+    "write three lines": _write(1, LINE, 3 * LINE),
+    "write more than a segment": _write(1, 0, 7 * LINE),
+    "write more than the ring": _write(1, 0, 15 * LINE),
+    "write unaligned": _write(1, 2 * LINE + 100, 5000),
+    "write the end of disk 2": _write_end,
+    "overwrite in RAM": _overwrite_in_ram,
+    "write alternately": _write_alternately,
+    "barrier": _barrier(1),
+    "barrier of disk 2": _barrier(2),
+    "flush_current_buffer": _flush_current_buffer,
+    "commit_super_block": _commit_super_block,
+    "drop_caches": _drop_caches,
+    "migrate": _migrate,
+    "wait": _wait,
+    "set a tunable": _set_tunable,
+    "rename": _rename,
+    "attach": _attach(1),
+    "attach disk 2": _attach(2),
+    "detach": _detach(1),
+    "detach disk 2": _detach(2),
+    "remount": _remount,
+    "kill": _kill,
+    "write and flush side by side": _side_by_side,
+    "overwrite during migration": _overwrite_during_migration,
+    "write during detach": _overwrite_during_detach,
+}
+"""By name; a workload is a sequence of these."""
+
+
+async def _nothing(world: World) -> None:
+    pass
+
+
+async def _clean_data(world: World) -> None:
+    await world.write(1, 0, 8 * LINE)
+    await world.write(2, 0, 6 * LINE)
+    await _drop_caches(world)
+
+
+async def _wrapped(world: World) -> None:
+    for turn in range(4):
+        await world.write(1, turn * LINE, 4 * LINE)
+        await world.write(2, turn * LINE, 2 * LINE + SECTOR)
+        await world.barrier(1 + turn % 2)
+        await _migrate(world)
+    await world.write(1, 2 * SECTOR, 2 * LINE)
+    await world.barrier(1)
+
+
+async def _recovered(world: World) -> None:
+    await world.write(1, 0, 4 * LINE)
+    await world.write(2, SECTOR, 2 * SECTOR)
+    await world.barrier(1)
+    await world.write(1, LINE, LINE)
+    await _kill(world)
+
+
+async def _full(world: World) -> None:
+    await world.manager.caches[1].set_tunable("update_interval", 0)
+    for line in range(4):
+        await world.write(1, 2 * line * LINE, LINE)
+        await world.write(2, 2 * line * LINE, SECTOR)
+        await world.barrier(1)
+
+
+PRELUDES: dict[str, Step] = {
+    "nothing": _nothing,
+    "clean data": _clean_data,
+    "a wrapped ring": _wrapped,
+    "a recovered log": _recovered,
+    "a ring of small records": _full,
+}
+"""What a world has been through before the workload, without a crash."""

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A mount on media in memory, with the model beside it and every I/O logged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+
+import attrs
+
+from lcfs.engine.device import Device
+from lcfs.engine.formatting import format_image
+from lcfs.engine.geometry import LINE, SECTOR, SUPERBLOCK_AREA
+from lcfs.engine.manager import Manager, open_manager
+from lcfs.engine.spec import CacheSpec, DeviceSpec, MountSpec
+from lcfs.testing.audit import audit
+from lcfs.testing.log import Log, LogStore
+from lcfs.testing.memory import Medium
+from lcfs.testing.model import Model, Violation
+from lcfs.testing.storage import MemoryStorage, Wrap
+from lcfs.testing.unsynced import keep_all
+
+CACHE = "/ssd.img"
+SPEC = MountSpec(caches=(CacheSpec(CACHE),), default_disk=False)
+
+
+@attrs.frozen
+class Setup:
+    """The sizes of a small world."""
+
+    blocks_per_segment: int = 4
+    nr_segments: int = 4
+    disks: tuple[int, ...] = (16 * LINE, 16 * LINE - 512)
+    """Bytes of disk 1, 2, ...; by default the last line of the second is not whole."""
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the cache image."""
+        return SUPERBLOCK_AREA + self.nr_segments * self.blocks_per_segment * LINE
+
+
+async def make_media(setup: Setup) -> dict[str, Medium]:
+    """A formatted image and its disks, all zero, attached, left clean, everything durable."""
+    storage = MemoryStorage(yields=False)
+    storage.add(CACHE, setup.image_bytes)
+    image = await storage.open(CACHE)
+    await format_image(image, blocks_per_segment=setup.blocks_per_segment)
+    await image.close()
+    disks = tuple(DeviceSpec(f"/disk{i}.img", id=i, size=size) for i, size in enumerate(setup.disks, 1))
+    async with open_manager(MountSpec(SPEC.caches, disks), storage):
+        pass
+    return storage.crash(keep_all).media
+
+
+class World:
+    """A mount one can write to, read from, stop, kill and look into; what it answers is checked.
+
+    `media` are what it begins on; they are not changed. `log` has all calls since the beginning.
+    `model` knows the disks. Leaving the block stops what is mounted.
+    """
+
+    def __init__(
+        self, media: Mapping[str, Medium], model: Model, *, yields: bool = False, nowait: bool = True
+    ) -> None:
+        self.log = Log()
+        self.model = model
+        self.model.now = self.tick
+        self.storage = MemoryStorage(
+            {path: medium.crash(keep_all) for path, medium in media.items()},
+            wrap=self._wrap_for(self.log),
+            yields=yields,
+            nowait=nowait,
+        )
+        self.manager: Manager
+        self._mount = AsyncExitStack()
+
+    def tick(self) -> int:
+        """The next point in time, among the calls to the stores."""
+        return self.log.tick()
+
+    async def __aenter__(self) -> World:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._mount.__aexit__(kind, error, traceback)
+
+    async def start(self) -> None:
+        """Mount; recovery happens here."""
+        self.manager = await self._mount.enter_async_context(open_manager(SPEC, self.storage))
+
+    async def stop(self) -> None:
+        """Unmount cleanly, if it is mounted."""
+        await self._mount.aclose()
+
+    async def kill(self) -> None:
+        """The process dies, the machine lives: the next `start` finds everything that was written.
+
+        The old mount ends in a world of its own, where nobody sees what it writes.
+        """
+        self.log = self.log.carried_on()
+        self.storage = self.storage.crash(keep_all)
+        self.storage.wrap = self._wrap_for(self.log)
+        await self._mount.aclose()
+
+    def device(self, disk: int) -> Device:
+        """The disk, which must be there."""
+        device = self.manager.devices[disk]
+        if not device.present or device.state != "running":
+            raise Violation("state", disk, 0, f"is {device.state}")
+        return device
+
+    async def write(self, disk: int, offset: int, length: int) -> None:
+        """Write tagged data, at once if possible, as the mount does it."""
+        device, request = self.device(disk), self.model.begin_write(disk, offset, length)
+        taken = device.write_nowait(offset, request.data)
+        if taken < 0:
+            taken = await device.write(offset, request.data)
+        if taken != len(request.data):
+            raise Violation("write", disk, offset // SECTOR, f"took {taken} of {len(request.data)} bytes")
+        request.acknowledge()
+
+    async def read(self, disk: int, offset: int, length: int) -> bytes:
+        """Read and compare with the model."""
+        device, began = self.device(disk), self.model.now()
+        data = device.read_nowait(offset, length)
+        if data is None:
+            data = await device.read(offset, length)
+        content = bytes(data)
+        if len(content) != min(length, device.size - offset):
+            raise Violation("read", disk, offset // SECTOR, f"gave {len(content)} of {length} bytes")
+        self.model.check_read(disk, offset, content, began)
+        return content
+
+    async def barrier(self, disk: int) -> None:
+        """Flush a disk."""
+        barrier = self.model.begin_barrier(disk)
+        await self.device(disk).flush()
+        barrier.done()
+
+    async def attach(self, disk: int, cache: int = 1) -> None:
+        """Attach a disk to a cache, if it has none."""
+        if self.device(disk).cache_id == 0:
+            change = self.model.begin_change(disk, cache)
+            await self.manager.attach(disk, cache)
+            change.done()
+
+    async def detach(self, disk: int) -> None:
+        """Detach a disk, if it has a cache."""
+        if self.device(disk).cache_id != 0:
+            change = self.model.begin_change(disk, None)
+            await self.manager.detach(disk)
+            change.done()
+
+    async def contents(self) -> dict[int, bytes]:
+        """What all disks hold, unchecked."""
+        found = {}
+        for disk in self.model.sizes:
+            device = self.device(disk)
+            data = device.read_nowait(0, device.size)
+            found[disk] = bytes(await device.read(0, device.size) if data is None else data)
+        return found
+
+    def caches_of(self) -> dict[int, int | None]:
+        """The cache each disk is attached to."""
+        return {disk: self.device(disk).cache_id or None for disk in self.model.sizes}
+
+    def audit(self) -> None:
+        """States are good, and counters agree with the tables (R10). Nothing may be in flight."""
+        for cache in self.manager.caches.values():
+            if cache.state != "running":
+                raise Violation("state", 0, 0, f"cache {cache.id} is {cache.state}")
+            audit(cache)
+
+    async def check(self) -> None:
+        """Every disk reads as the model says, and the books are right."""
+        for disk, size in self.model.sizes.items():
+            await self.read(disk, 0, size)
+        self.audit()
+
+    def _wrap_for(self, log: Log) -> Wrap:
+        return lambda path, store: LogStore(store, log)
