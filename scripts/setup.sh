@@ -62,8 +62,9 @@ want() {
 
 # Prints the first interpreter that is new enough.
 find_python() {
-    local candidate
-    for candidate in ${PYTHON:+"$PYTHON"} python3 /usr/bin/python3 python3.13 python3.12 python3.11; do
+    local candidate candidates=(python3 /usr/bin/python3 python3.13 python3.12 python3.11)
+    [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+    for candidate in "${candidates[@]}"; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             command -v "$candidate"
             return
@@ -91,7 +92,7 @@ PYTHON
 stamp=.venv/set-up-of
 
 if command -v dpkg-query >/dev/null; then
-    find_python >/dev/null || want python3
+    [ -n "${PYTHON:-}" ] || find_python >/dev/null || want python3
     wanted=("${build_packages[@]}" "${test_packages[@]}")
     if ! grep -qs pyfuse3=yes $stamp && python=$(find_python); then
         read -rd '' -a of_python < <(python_packages "$python") || true
@@ -120,11 +121,14 @@ if [ "$(cat $stamp 2>/dev/null)" = "$key" ] && .venv/bin/python -c '' 2>/dev/nul
     exit 0
 fi
 
-python=$(find_python) || die "no Python 3.11 or newer found; install one, or name it: make PYTHON=/path/to/python3"
+python=$(find_python) ||
+    die "no Python 3.11 or newer at ${PYTHON:-hand}; install one, or name it: make setup PYTHON=/path/to/python3"
 say "building ./.venv with $("$python" --version) ($python); the first time takes a minute or two"
 rm -f $stamp
-.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv ||
-    die "could not make ./.venv with $python; see the message above"
+# One that works is kept, unless it was made elsewhere or another interpreter is asked for.
+if [ -n "${PYTHON:-}" ] || ! grep -qsF "$PWD/.venv" .venv/bin/pip || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    "$python" -m venv --clear .venv || die "could not make ./.venv with $python; see the message above"
+fi
 pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
 if [ $with_pyfuse3 = yes ]; then
     "${pip[@]}" --editable '.[tui,dev]' || die "pip could not install lcfs; see its message above"
