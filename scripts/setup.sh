@@ -123,12 +123,13 @@ fi
 
 python=$(find_python) ||
     die "no Python 3.11 or newer at ${PYTHON:-hand}; install one, or name it: make setup PYTHON=/path/to/python3"
-say "building ./.venv with $("$python" --version) ($python); the first time takes a minute or two"
 rm -f $stamp
 # One that works is kept, unless it was made elsewhere or another interpreter is asked for.
 if [ -n "${PYTHON:-}" ] || ! grep -qsF "$PWD/.venv" .venv/bin/pip || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    say "building ./.venv with $("$python" --version) ($python); that takes a minute or two"
     "$python" -m venv --clear .venv || die "could not make ./.venv with $python; see the message above"
 fi
+say "installing lcfs in ./.venv"
 pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
 if [ $with_pyfuse3 = yes ]; then
     "${pip[@]}" --editable '.[tui,dev]' || die "pip could not install lcfs; see its message above"
