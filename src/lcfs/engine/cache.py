@@ -56,6 +56,9 @@ class Cache(WritePath):
         """Nothing may be committed."""
         self._watches = []
         self._next_tail = ring.tail
+        self._daemons = trio.CancelScope()
+        self._ended = trio.Event()
+        self._ended.set()
         self._clean = False
         self.superblock = SuperblockWriter(image, superblock, self.flush_image)
         self.migrator = Migrator(
@@ -265,17 +268,30 @@ class Cache(WritePath):
 
     async def run(self) -> None:
         """The daemons: flush, barriers, migration, modulation. Ends only when cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.flusher.run)
-            nursery.start_soon(self.barriers.run)
-            nursery.start_soon(self.migrator.run)
-            nursery.start_soon(self.modulator.run)
+        self._ended = trio.Event()
+        try:
+            with self._daemons:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.flusher.run)
+                    nursery.start_soon(self.barriers.run)
+                    nursery.start_soon(self.migrator.run)
+                    nursery.start_soon(self.modulator.run)
+        finally:
+            self._ended.set()
 
     async def stop(self) -> None:
-        """RAM to the image, then a superblock that says the image is clean. The daemons must still run.
+        """RAM to the image, the daemons ended, then a superblock that says the image is clean.
 
-        Raises Failed or NoSpace when something acknowledged could not be made durable.
+        No request may be taken any more. Raises Failed or NoSpace when something acknowledged could not be made
+        durable; the daemons are ended all the same.
         """
-        await self.barrier()
+        try:
+            await self.migrator.stop()
+            await self.barrier()
+        finally:
+            self._daemons.cancel()
+            with trio.CancelScope(shield=True):
+                await self._ended.wait()
+        # nothing but this commit writes to the image from here on
         self._clean = True
         await self.commit(both=True)

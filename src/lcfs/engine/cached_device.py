@@ -12,6 +12,8 @@ from lcfs.engine.tunables import MIGRATE_THRESHOLD
 
 FIRST_BACKOFF = 1.0
 LAST_BACKOFF = 30.0
+HUNG_AFTER = 5.0
+"""Seconds after which others do not wait for a backing any more."""
 
 
 class CachedDevice:
@@ -35,9 +37,14 @@ class CachedDevice:
         """Why the backing cannot be written just now; empty when it can."""
         self.retry_at = 0.0
         """Not before this time (trio clock) is a faulty backing tried again."""
-        self.late = False
-        """A batch went on without this disk: it is slow or hung, and its job is not finished."""
+        self.late_at = float("inf")
+        """When (trio clock) what is being written to the backing counts as late; infinity while nothing is."""
         self._backoff = FIRST_BACKOFF
+
+    @property
+    def late(self) -> bool:
+        """Whether the backing has been at one step of writing back for long: it is slow or hung."""
+        return self.late_at <= trio.current_time()
 
     @property
     def struggling(self) -> bool:
@@ -53,7 +60,7 @@ class CachedDevice:
     def stuck(self) -> bool:
         """Whether its dirty lines cannot be migrated now."""
         resting = self.fault != "" and trio.current_time() < self.retry_at
-        return self.store is None or self.writeback.locked() or resting
+        return self.store is None or self.late or resting
 
     def mark_faulty(self, reason: str) -> None:
         """The backing failed: keep its lines, try again later, each time after a longer while."""

@@ -13,7 +13,8 @@ import fcntl
 import os
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVarTuple
 from uuid import UUID
 
 import trio
@@ -25,29 +26,52 @@ LABEL_UUID = "user.lcfs.uuid"
 LABEL_STAMP = "user.lcfs.stamp"
 IOV_MAX = 1024
 THREADS_PER_STORE = 16
+_Args = TypeVarTuple("_Args")
 _NO_ATTRIBUTE = (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES)
 
 
-def _pread_exactly(fd: int, buffer: memoryview, offset: int) -> None:
+class _Descriptor:
+    """A file descriptor that is closed when nobody refers to it any more.
+
+    A worker thread that was left behind refers to it too, so its number never comes to mean another file under
+    the thread's hands.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+def _pread_exactly(file: _Descriptor, buffer: memoryview, offset: int) -> None:
     done = 0
     while done < len(buffer):
-        count = os.preadv(fd, [buffer[done:]], offset + done)
+        count = os.preadv(file.fd, [buffer[done:]], offset + done)
         if count == 0:
             raise OSError(errno.EIO, f"the file ends at byte {offset + done}, in the middle of a read")
         done += count
 
 
-def _pwrite_all(fd: int, extents: Sequence[tuple[int, Sequence[Buffer]]]) -> None:
+def _pwrite_all(file: _Descriptor, extents: Sequence[tuple[int, Sequence[Buffer]]]) -> None:
     for offset, buffers in extents:
         for first in range(0, len(buffers), IOV_MAX):
             rest = [memoryview(part) for part in buffers[first : first + IOV_MAX]]
             while rest:
-                count = os.pwritev(fd, rest, offset)
+                count = os.pwritev(file.fd, rest, offset)
                 offset += count
                 while rest and count >= len(rest[0]):
                     count -= len(rest.pop(0))
                 if rest and count:
                     rest[0] = rest[0][count:]
+
+
+def _flush(file: _Descriptor) -> None:
+    os.fdatasync(file.fd)
+
+
+def _sync(file: _Descriptor) -> None:
+    os.fsync(file.fd)
 
 
 class FileStore(BlockStore):
@@ -56,17 +80,26 @@ class FileStore(BlockStore):
     def __init__(self, path: str, fd: int, size: int, mode: int) -> None:
         self.name = path
         self.size = size
-        self._fd = fd
+        self._file: _Descriptor | None = _Descriptor(fd)
         self._is_block = stat.S_ISBLK(mode)
         self._nowait = True
         self._limiter = trio.CapacityLimiter(THREADS_PER_STORE)
 
+    @property
+    def _open_file(self) -> _Descriptor:
+        if self._file is None:
+            raise OSError(errno.EBADF, f"{self.name} is closed")
+        return self._file
+
+    async def _in_thread(self, call: Callable[[_Descriptor, *_Args], None], *args: *_Args) -> None:
+        await trio.to_thread.run_sync(call, self._open_file, *args, abandon_on_cancel=True, limiter=self._limiter)
+
     def readinto_nowait(self, offset: int, buffer: memoryview) -> bool:
         """From the page cache with `preadv2(RWF_NOWAIT)`; False where that would block."""
-        if not self._nowait:
+        if not self._nowait or self._file is None:
             return False
         try:
-            return os.preadv(self._fd, [buffer], offset, os.RWF_NOWAIT) == len(buffer)
+            return os.preadv(self._file.fd, [buffer], offset, os.RWF_NOWAIT) == len(buffer)
         except BlockingIOError:
             return False
         except OSError as exc:
@@ -76,7 +109,7 @@ class FileStore(BlockStore):
 
     async def readinto(self, offset: int, buffer: memoryview) -> None:
         """One `preadv` in a thread."""
-        await trio.to_thread.run_sync(_pread_exactly, self._fd, buffer, offset, abandon_on_cancel=True, limiter=self._limiter)
+        await self._in_thread(_pread_exactly, buffer, offset)
 
     async def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         """One `pwritev` in a thread."""
@@ -84,23 +117,23 @@ class FileStore(BlockStore):
 
     async def write_extents(self, extents: Sequence[tuple[int, Sequence[Buffer]]]) -> None:
         """A `pwritev` per extent, all in one thread hop."""
-        await trio.to_thread.run_sync(_pwrite_all, self._fd, extents, abandon_on_cancel=True, limiter=self._limiter)
+        await self._in_thread(_pwrite_all, extents)
 
     async def flush(self) -> None:
         """`fdatasync(2)`. One descriptor serves the store, so an error is reported once: callers flush one at a time."""
-        await trio.to_thread.run_sync(os.fdatasync, self._fd, abandon_on_cancel=True, limiter=self._limiter)
+        await self._in_thread(_flush)
 
     async def close(self) -> None:
-        """Close the descriptor; that drops the lock."""
-        os.close(self._fd)
+        """Let go of the descriptor; that drops the lock, unless a thread that was left behind still works on it."""
+        self._file = None
 
     async def read_label(self) -> Label | None:
         """From the extended attributes `user.lcfs.uuid` and `user.lcfs.stamp`."""
         if self._is_block:
             return None
         try:
-            uuid = UUID(os.getxattr(self._fd, LABEL_UUID).decode("ascii"))
-            (stamp,) = struct.unpack("<Q", bytes.fromhex(os.getxattr(self._fd, LABEL_STAMP).decode("ascii")))
+            uuid = UUID(os.getxattr(self._open_file.fd, LABEL_UUID).decode("ascii"))
+            (stamp,) = struct.unpack("<Q", bytes.fromhex(os.getxattr(self._open_file.fd, LABEL_STAMP).decode("ascii")))
         except OSError as exc:
             if exc.errno in _NO_ATTRIBUTE:
                 return None
@@ -114,17 +147,17 @@ class FileStore(BlockStore):
         if self._is_block:
             return
         try:
-            os.setxattr(self._fd, LABEL_STAMP, struct.pack("<Q", label.stamp).hex().encode("ascii"))
-            os.setxattr(self._fd, LABEL_UUID, str(label.uuid).encode("ascii"))
+            os.setxattr(self._open_file.fd, LABEL_STAMP, struct.pack("<Q", label.stamp).hex().encode("ascii"))
+            os.setxattr(self._open_file.fd, LABEL_UUID, str(label.uuid).encode("ascii"))
         except OSError as exc:
             if exc.errno in _NO_ATTRIBUTE:
                 return
             raise
-        await trio.to_thread.run_sync(os.fsync, self._fd, abandon_on_cancel=True, limiter=self._limiter)
+        await self._in_thread(_sync)
 
     def device_number(self) -> str:
         """From `fstat(2)`: the device itself, or the one that holds the file."""
-        status = os.fstat(self._fd)
+        status = os.fstat(self._open_file.fd)
         number = status.st_rdev if self._is_block else status.st_dev
         return f"{os.major(number)}:{os.minor(number)}"
 

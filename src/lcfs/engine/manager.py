@@ -51,7 +51,6 @@ class Manager:
         self.on_change: list[Callable[[], None]] = []
         """Called when a cache or disk came, went, or changed between present and missing."""
         self._nursery = nursery
-        self._daemons: dict[int, trio.CancelScope] = {}
         self._order: list[int] = []
         self._busy: dict[int, trio.CancelScope] = {}
         self._tables = trio.Lock()
@@ -140,16 +139,7 @@ class Manager:
         for device in self.devices.values():
             await restamp(device)
         for number in self._order:
-            await self._start_daemons(self.caches[number])
-
-    async def _start_daemons(self, cache: Cache) -> None:
-        scope = self._daemons[cache.id] = trio.CancelScope()
-
-        async def run() -> None:
-            with scope:
-                await cache.run()
-
-        self._nursery.start_soon(run, name=f"cache {cache.id}")
+            self._nursery.start_soon(self.caches[number].run, name=f"cache {number}")
 
     async def stop(self) -> None:
         """RAM buffers to the images, superblocks that say clean. Raises the first error after trying all."""
@@ -238,7 +228,7 @@ class Manager:
                 if old is not None and old.store is not None:
                     await old.store.close()
             undo.pop_all()
-        await self._start_daemons(cache)
+        self._nursery.start_soon(cache.run, name=f"cache {number}")
         await self.commit_tables()
         self._changed()
 
@@ -248,7 +238,7 @@ class Manager:
         try:
             store = await self.storage.open(entry.path)
             undo.push_async_callback(store.close)
-            if await is_stale(entry, store):
+            if await is_stale(device, store):
                 device.set_missing(f"{entry.path} was in use under another cache since")
             else:
                 device.store = store
@@ -263,7 +253,6 @@ class Manager:
         if users:
             raise InUse(f"cache {number} is in use by disk {', '.join(map(str, users))}; detach first")
         await cache.stop()
-        self._daemons.pop(number).cancel()
         await cache.image.close()
         del self.caches[number]
         self._order.remove(number)

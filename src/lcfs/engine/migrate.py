@@ -20,12 +20,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+import attrs
 import numpy as np
 import trio
 from crc32c import crc32c
 
 from lcfs.engine.block_store import BlockStore, Buffer
-from lcfs.engine.cached_device import CachedDevice
+from lcfs.engine.cached_device import HUNG_AFTER, CachedDevice
 from lcfs.engine.errors import Failed, LcfsError, Missing
 from lcfs.engine.geometry import FULL, LINE, SECTOR, SECTORS_PER_LINE
 from lcfs.engine.log import EARLY_SHARE
@@ -37,10 +38,13 @@ READ_GAP = 16
 """Clean blocks that are read along rather than ending a read of the image."""
 EXTENTS_PER_HOP = 64
 """Writes handed to the backing at a time."""
-DRAIN_LINES = 8192
+BATCH_LINES = 8192
 """Lines written back between two looks at what is dirty."""
-HUNG_AFTER = 5.0
-"""Seconds after which a batch goes on without the disks that have not finished."""
+FIRST_DRAIN = 64
+"""Lines of the first step of a drain; doubled while a step takes less than DRAIN_STEP seconds."""
+DRAIN_STEP = 0.25
+STOP_PATIENCE = 10.0
+"""Seconds a clean stop waits for a backing that is being written to."""
 
 SECTOR_RUNS: list[list[tuple[int, int]]] = []
 """For each mask the byte ranges of its runs of sectors."""
@@ -53,6 +57,18 @@ for _mask in range(256):
             else:
                 _runs.append((_sector * SECTOR, (_sector + 1) * SECTOR))
     SECTOR_RUNS.append(_runs)
+
+
+@attrs.define(eq=False)
+class _Job:
+    """A step of a drain, done by the daemon for somebody who may stop waiting."""
+
+    device: CachedDevice
+    before: int
+    limit: int
+    count: int = 0
+    error: LcfsError | None = None
+    ended: trio.Event = attrs.field(factory=trio.Event)
 
 
 class Migrator:
@@ -87,6 +103,7 @@ class Migrator:
         self._on_stuck = on_stuck
         self._on_bad_line = on_bad_line
         self._wake = trio.Event()
+        self._stopping = False
         self._nursery: trio.Nursery | None = None
         self._tail_lock = trio.Lock()
 
@@ -98,7 +115,7 @@ class Migrator:
     def wanted(self) -> bool:
         """Whether the daemon has something to do and may do it."""
         ring = self._ring
-        if ring.tail > ring.last_closed:
+        if ring.tail > ring.last_closed or self._stopping:
             return False
         early = self._paced() and ring.nr_free * EARLY_SHARE < ring.geometry.nr_segments
         return bool(self._waiting()) or early or self._allowed()
@@ -114,12 +131,22 @@ class Migrator:
                 with trio.move_on_after(self._pause()):
                     await self._wake.wait()
 
+    async def stop(self) -> None:
+        """Begin nothing more, and return when no backing is being written to, or after STOP_PATIENCE seconds."""
+        self._stopping = True
+        with trio.move_on_after(STOP_PATIENCE):
+            for device in self._ring.attached():
+                async with device.writeback:
+                    pass
+
     def _pause(self) -> float:
-        """Seconds until a faulty backing may be tried again; for ever where none is."""
+        """Seconds until a faulty backing may be tried again or a disk at work counts as late; for ever where none is."""
         if not self.wanted:
             return float("inf")
-        faulty = [device.retry_at for device in self._ring.devices if device is not None and device.fault]
-        return max(0.0, min(faulty) - trio.current_time()) if faulty else float("inf")
+        now = trio.current_time()
+        due = [device.retry_at for device in self._ring.attached() if device.fault]
+        due += [device.late_at for device in self._ring.attached()]
+        return min((time - now for time in due if time > now), default=float("inf"))
 
     async def _batch(self) -> bool:
         """Migrate the oldest segments; True when the tail moved."""
@@ -132,7 +159,8 @@ class Migrator:
         except LcfsError:
             return False
         owners = np.unique(ring.states.device_array[ring.dirty_indices(first, last)])
-        devices = [device for device in map(ring.devices.__getitem__, owners) if device is not None and not device.stuck]
+        devices = [device for device in map(ring.devices.__getitem__, owners) if device is not None]
+        devices = [device for device in devices if not device.stuck and not device.writeback.locked()]
         await self._run_jobs(devices, first, last, before)
         moved = await self.advance_tail(last)
         if not moved and any(not device.stuck for device in self._waiting()):
@@ -147,15 +175,13 @@ class Migrator:
 
         async def job(device: CachedDevice) -> None:
             try:
-                while await self.write_back(device, first, last, before):
+                while not self._stopping and await self.write_back(device, first, last, before):
                     pass
             except LcfsError as exc:
                 log.debug("disk %d keeps its dirty lines: %s", device.id, exc)
             working.discard(device)
-            device.late = False
             if not working:
                 done.set()
-            self.wake()
 
         for device in devices:
             self._nursery.start_soon(job, device)
@@ -164,7 +190,6 @@ class Migrator:
                 await done.wait()
         for device in working:
             log.info("disk %d is slow to take its lines; migration goes on without it", device.id)
-            device.late = True
 
     async def advance_tail(self, last: int) -> bool:
         """Give up the segments from the tail to `last` that hold no dirty line; True when there were any.
@@ -184,73 +209,108 @@ class Migrator:
                 return False
             return True
 
-    async def write_back(self, device: CachedDevice, first_id: int, last_id: int, before: int) -> int:
+    async def write_back(self, device: CachedDevice, first_id: int, last_id: int, before: int, limit: int = BATCH_LINES) -> int:
         """Write the dirty lines of `device` in these segments to its backing, those before position `before`.
 
-        The log must be durable up to `before`. Returns how many lines that were, DRAIN_LINES at most.
+        The log must be durable up to `before`. Returns how many lines that were, `limit` at most.
         Raises Missing without a backing, Failed when the backing or the image fails.
+
+        It runs in this daemon's nursery only: were it cancelled with a request, a worker thread could go on writing
+        without the lock, and land an old version on a newer one.
         """
-        ring, states = self._ring, self._ring.states
         async with device.writeback:
-            store = device.store
-            if store is None:
-                raise Missing(f"the backing of disk {device.id} is missing; bring it back and mount again")
-            # looked up only now: while this job waited, slots may have been given to other lines
-            indices = ring.dirty_indices(max(first_id, ring.tail), last_id)
-            indices = indices[states.device_array[indices] == device.id]
-            positions = ring.positions(indices)
-            indices, positions = indices[positions < before], positions[positions < before]
-            if self._ring.bad_lines:
-                known_bad = np.isin(indices, list(self._ring.bad_lines))
-                indices, positions = indices[~known_bad], positions[~known_bad]
-            if not len(indices):
-                return 0
-            # the lowest addresses first, read from the image in the order in which they lie there
-            lowest = np.argsort(states.line_array[indices], kind="stable")[:DRAIN_LINES]
-            by_index = lowest[np.argsort(indices[lowest])]
-            indices, positions = indices[by_index], positions[by_index]
-            lines = states.line_array[indices].astype(np.int64)
-            masks = states.dirty_array[indices].tolist()
-            crcs = states.crc_array[indices].tolist()
-            data, places = await self._read_lines(indices)
-            good = [crc32c(data[place : place + LINE]) == crc for place, crc in zip(places, crcs, strict=True)]
-            extents = _extents(lines, masks, data, places, [row for row in np.argsort(lines).tolist() if good[row]])
+            device.late_at = trio.current_time() + HUNG_AFTER
             try:
-                for first in range(0, len(extents), EXTENTS_PER_HOP):
-                    await store.write_extents(extents[first : first + EXTENTS_PER_HOP])
-                await store.flush()
-            except OSError as exc:
-                reason = f"{store.name} cannot be written: {exc.strerror or exc}"
-                if not device.fault:
-                    log.warning("disk %d is degraded: %s; its dirty lines stay in the cache", device.id, reason)
-                device.mark_faulty(reason)
-                raise Failed(f"disk {device.id}: {reason}", errno=exc.errno) from exc
-            device.mark_well()
-            # a line overtaken meanwhile is not dirty any more, and its slot may already hold another line
-            still = (ring.positions(indices) == positions) & (states.dirty_array[indices] != 0)
-            passed = np.asarray(good, bool)
-            clean = indices[still & passed]
-            states.dirty_array[clean] = 0
-            device.nr_dirty_caches -= len(clean)
-            self.nr_migrated += len(clean)
-            for index in indices[still & ~passed].tolist():
-                self._ring.bad_lines.add(index)
-                self._on_bad_line(device, index)
-            return len(indices)
+                return await self._write_back(device, first_id, last_id, before, limit)
+            finally:
+                device.late_at = float("inf")
+                self.wake()
+
+    async def _write_back(self, device: CachedDevice, first_id: int, last_id: int, before: int, limit: int) -> int:
+        ring, states = self._ring, self._ring.states
+        store = device.store
+        if store is None:
+            raise Missing(f"the backing of disk {device.id} is missing; bring it back and mount again")
+        # looked up only now: while this job waited, slots may have been given to other lines
+        indices = ring.dirty_indices(max(first_id, ring.tail), last_id)
+        indices = indices[states.device_array[indices] == device.id]
+        positions = ring.positions(indices)
+        indices, positions = indices[positions < before], positions[positions < before]
+        if self._ring.bad_lines:
+            known_bad = np.isin(indices, list(self._ring.bad_lines))
+            indices, positions = indices[~known_bad], positions[~known_bad]
+        if not len(indices):
+            return 0
+        # the lowest addresses first, read from the image in the order in which they lie there
+        lowest = np.argsort(states.line_array[indices], kind="stable")[:limit]
+        by_index = lowest[np.argsort(indices[lowest])]
+        indices, positions = indices[by_index], positions[by_index]
+        lines = states.line_array[indices].astype(np.int64)
+        masks = states.dirty_array[indices].tolist()
+        crcs = states.crc_array[indices].tolist()
+        data, places = await self._read_lines(indices)
+        good = [crc32c(data[place : place + LINE]) == crc for place, crc in zip(places, crcs, strict=True)]
+        extents = _extents(lines, masks, data, places, [row for row in np.argsort(lines).tolist() if good[row]])
+        try:
+            for first in range(0, len(extents), EXTENTS_PER_HOP):
+                await store.write_extents(extents[first : first + EXTENTS_PER_HOP])
+            await store.flush()
+        except OSError as exc:
+            reason = f"{store.name} cannot be written: {exc.strerror or exc}"
+            if not device.fault:
+                log.warning("disk %d is degraded: %s; its dirty lines stay in the cache", device.id, reason)
+            device.mark_faulty(reason)
+            raise Failed(f"disk {device.id}: {reason}", errno=exc.errno) from exc
+        device.mark_well()
+        # a line overtaken meanwhile is not dirty any more, and its slot may already hold another line
+        still = (ring.positions(indices) == positions) & (states.dirty_array[indices] != 0)
+        passed = np.asarray(good, bool)
+        clean = indices[still & passed]
+        states.dirty_array[clean] = 0
+        device.nr_dirty_caches -= len(clean)
+        self.nr_migrated += len(clean)
+        for index in indices[still & ~passed].tolist():
+            self._ring.bad_lines.add(index)
+            self._on_bad_line(device, index)
+        return len(indices)
 
     async def drain(self, device: CachedDevice, position: int) -> None:
         """Write back every line of `device` before log position `position`, which must be durable.
 
         Raises as `write_back`; Failed when a line cannot be read back from the image.
         """
-        while await self.write_back(device, self._ring.tail, self._ring.segment_id, position):
-            pass
+        limit = FIRST_DRAIN
+        while True:
+            began = trio.current_time()
+            job = _Job(device, position, limit)
+            assert self._nursery is not None, "the daemon must run"
+            self._nursery.start_soon(self._run_job, job)
+            await job.ended.wait()
+            if job.error is not None:
+                raise job.error
+            if not job.count:
+                break
+            # short steps on a slow disk, so that progress shows; long ones on a quick disk, to merge more
+            if trio.current_time() - began < DRAIN_STEP:
+                limit = min(2 * limit, BATCH_LINES)
         owners = self._ring.states.device_array
         if any(owners[index] == device.id for index in self._ring.bad_lines):
             raise Failed(
                 f"lines of disk {device.id} on {self._image.name} are damaged and cannot be written back; "
                 "run `lcfs check` to see which"
             )
+
+    async def _run_job(self, job: _Job) -> None:
+        ring = self._ring
+        try:
+            job.count = await self.write_back(job.device, ring.tail, ring.segment_id, job.before, job.limit)
+        except LcfsError as exc:
+            job.error = exc
+        except trio.Cancelled:
+            job.error = Failed(f"disk {job.device.id} was not drained: the cache stops")
+            raise
+        finally:
+            job.ended.set()
 
     async def _read_lines(self, indices: Indices) -> tuple[memoryview, list[int]]:
         """The content of lines (sorted) from the image: one buffer, and the byte offset of each in it."""

@@ -224,7 +224,7 @@ class Startup:
             return
         try:
             device.store = await self._open(entry.path)
-            if await is_stale(entry, device.store):
+            if await is_stale(device, device.store):
                 self._stale.add(entry.id)
                 device.set_missing(
                     f"{entry.path} was in use under another cache since disk {entry.id} was last used here; "
@@ -290,11 +290,13 @@ class _NewDisk:
     """Id of the cache it is to be attached to; 0: none."""
 
 
-async def is_stale(entry: DiskEntry, store: BlockStore) -> bool:
+async def is_stale(device: Device, store: BlockStore) -> bool:
     """Whether the backing of a known disk was in use under another cache since.
 
+    The stamp it carries is kept as the one before: a crash before it gets a new one leaves it valid.
     Raises WrongDisk when it is not that disk: it has shrunk, or carries another UUID (R7).
     """
+    entry = device.entry()
     if store.size < entry.size:
         raise WrongDisk(
             f"{entry.path} has {store.size} bytes and disk {entry.id} had {entry.size}: it has shrunk; "
@@ -305,6 +307,7 @@ async def is_stale(entry: DiskEntry, store: BlockStore) -> bool:
         return False
     if label.uuid != entry.uuid:
         raise WrongDisk(f"{entry.path} carries the UUID {label.uuid}, disk {entry.id} is {entry.uuid}: another disk")
+    device.previous_stamp = label.stamp
     return label.stamp not in (entry.stamp, entry.previous_stamp)
 
 
@@ -341,8 +344,8 @@ async def restamp(device: Device) -> None:
 
 
 def new_stamp(device: Device) -> None:
-    """Give the disk a stamp of this mount; a crash before the backing has it leaves the one before valid."""
-    device.previous_stamp, device.stamp = device.stamp, secrets.randbits(64)
+    """Give the disk a stamp of this mount. `previous_stamp` is what the backing carries until `restamp`."""
+    device.stamp = secrets.randbits(64)
 
 
 def human(size: int) -> str:

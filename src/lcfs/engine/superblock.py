@@ -106,11 +106,16 @@ class SuperblockWriter:
         A commit that failed is repeated into the same copy by the next. Raises OSError, LcfsError.
         """
         async with self._lock:
-            wanted = snapshot()
-            for _ in range(2 if both else 1):
-                wanted = attrs.evolve(wanted, sequence=self.current.sequence + 1)
-                offset = SUPERBLOCK_COPIES[wanted.sequence % 2]
-                await self._store.write(offset, [pack_superblock(wanted)])
-                await self._flush()
-                self.current = wanted
-            return wanted
+            # not to be called off: a worker thread left behind could overwrite a later commit with this one
+            with trio.CancelScope(shield=True):
+                await self._commit(snapshot, both)
+            return self.current
+
+    async def _commit(self, snapshot: Callable[[], Superblock], both: bool) -> None:
+        wanted = snapshot()
+        for _ in range(2 if both else 1):
+            wanted = attrs.evolve(wanted, sequence=self.current.sequence + 1)
+            offset = SUPERBLOCK_COPIES[wanted.sequence % 2]
+            await self._store.write(offset, [pack_superblock(wanted)])
+            await self._flush()
+            self.current = wanted
