@@ -95,6 +95,7 @@ def test_the_helper_says_it_as_mount(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("words", "reason"),
     [
         (("--cache", "0=ssd.img"), "cache id '0'"),
+        (("--cache", "-1=ssd.img"), "cache id '-1'"),
         (("--cache", "1=a", "--cache", "1=b"), "cache id 1 is given twice"),
         (("--cache", "a", "--device", "2=b", "--device", "2=c"), "disk id 2 is given twice"),
         (("--cache", "a", "--cache-size", "0"), "size '0'"),

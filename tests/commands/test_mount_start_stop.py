@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -245,6 +246,26 @@ def test_the_foreground_ends_with_a_signal(number: signal.Signals, lcfs: Lcfs) -
     assert "losetup -f --show --direct-io=on mnt/devices/1" in err
     assert "stopped cleanly" in err
     assert "\x1b" not in err, "no live line where there is no terminal"
+
+
+def test_a_closed_terminal_is_a_clean_stop(lcfs: Lcfs) -> None:
+    mountpoint = lcfs.directory / "mnt"
+    mountpoint.mkdir()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(lcfs.directory)
+        words = lcfs.command("mount", "mnt", "--cache", "ssd.img", "--live", "--log", lcfs.log_file())
+        os.execve(words[0], words, lcfs.environment())
+    try:
+        said = b""
+        while b"\x1b[Kcache 1 running" not in said:
+            said += os.read(terminal, 4096)
+    finally:
+        os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert mount_at(str(mountpoint)) is None
+    assert "SIGHUP: stopping" in lcfs.log()
+    assert "stopped cleanly" in lcfs.log()
 
 
 def test_the_callers_session_may_end(lcfs: Lcfs) -> None:

@@ -12,6 +12,7 @@ The stat goes through the kernel to the daemon and back, so an exit code of 0 me
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -41,7 +42,7 @@ class Reporter(Protocol):
 
 
 class Terminal:
-    """The reporter of a daemon that stays in the foreground: stderr."""
+    """The reporter of a daemon that stays in the foreground: stderr, which may be closed one day."""
 
     def __init__(self) -> None:
         self._line = ProgressLine()
@@ -49,7 +50,8 @@ class Terminal:
     def note(self, text: str) -> None:
         """Print it."""
         self._line.clear()
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
     def progress(self, text: str) -> None:
         """Replace the progress line."""

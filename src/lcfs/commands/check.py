@@ -65,7 +65,7 @@ async def examine(store: BlockStore) -> dict[str, Any]:
     try:
         superblock = copies.best(store.name)
     except Damaged as error:
-        return report | {"errors": [str(error)]}
+        return report | {"errors": [str(error).removeprefix(f"{store.name}: ")]}
     report |= describe(superblock) | await _walk(store, superblock, errors)
     return report | {"errors": errors}
 
@@ -93,7 +93,7 @@ async def _walk(store: BlockStore, superblock: Superblock, errors: list[str]) ->
     try:
         reader.require_no_hole()
     except Damaged as error:
-        errors.append(str(error))
+        errors.append(str(error).removeprefix(f"{store.name}: "))
     return {"records": records, "lines": lines, "verdict": reader.verdict.value}
 
 

@@ -5,9 +5,11 @@ Stopping is always the same walk, whoever asks for it: the tree is unmounted, so
 the manager writes what is only in RAM and commits, then the process ends. umount(8), fusermount3 and `lcfs umount`
 begin it from outside. A signal begins it from inside:
 
-    first SIGTERM or SIGINT    flush and commit, then unmount; while the tree is busy keep serving it, say what holds
-                               it, and try again until it is free
-    second                     take the tree away from whoever holds it; they get errors, nothing acknowledged is lost
+    first     flush and commit, then unmount; while the tree is busy keep serving it, say what holds it, and try again
+              until it is free
+    second    take the tree away from whoever holds it; they get errors, nothing acknowledged is lost
+
+SIGTERM, SIGINT and SIGHUP (the terminal of a daemon in the foreground was closed) are one as good as the other.
 
 A signal before the tree is up calls the start off.
 """
@@ -37,6 +39,8 @@ from lcfs.fuse_ops import Operations
 from lcfs.sysfs_tree import Tree
 
 log = logging.getLogger("lcfs.daemon")
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 RETRY = 1.0
 """Seconds between two attempts to unmount a busy tree."""
@@ -72,7 +76,7 @@ class Daemon:
     async def run(self) -> int:
         """The whole life; the exit code."""
         try:
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            with trio.open_signal_receiver(*SIGNALS) as signals:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._obey, signals, nursery)
                     await self._keep()
@@ -89,13 +93,19 @@ class Daemon:
 
     async def _keep(self) -> None:
         plan = self._plan
-        async with open_manager(plan.spec(), FileStorage(), say=self._reporter.note) as manager:
+        async with open_manager(plan.spec(), FileStorage(), say=self._say) as manager:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._serve, manager, nursery.cancel_scope)
                 self._announce(manager)
                 if plan.live:
                     nursery.start_soon(live.show, manager, plan, self._reporter)
             log.info("%s: unmounted; writing what is only in RAM", plan.mountpoint)
+
+    def _say(self, text: str) -> None:
+        if ": recovering, " in text:  # the one thing the engine says again and again
+            self._reporter.progress(text)
+        else:
+            self._reporter.note(text)
 
     async def _serve(
         self, manager: Manager, scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -7,6 +7,7 @@ system call. So the write is made from a thread, and calling it off is a message
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import sys
@@ -32,16 +33,19 @@ class ProgressLine:
         """Replace the line."""
         if self.is_live:
             width = shutil.get_terminal_size().columns - 1  # a wrapped line could not be taken back
-            sys.stderr.write(f"\r\x1b[K{text[:width]}")
-            sys.stderr.flush()
+            self._write(f"\r\x1b[K{text[:width]}")
             self._shown = True
 
     def clear(self) -> None:
         """Take the line away, so that ordinary output starts at the margin."""
         if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            self._write("\r\x1b[K")
             self._shown = False
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal was closed
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 def run_interruptible(work: Callable[[], T], *, progress: Callable[[], str], cancel: Callable[[], None]) -> T:

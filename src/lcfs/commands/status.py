@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import Any
 
 from lcfs.commands.arguments import add_json_option
 from lcfs.commands.control import Tree
-from lcfs.commands.failure import CommandFailed
+from lcfs.commands.failure import FAILED, CommandFailed
 from lcfs.commands.listing import print_json
 from lcfs.commands.mounts import Mount, is_dead, lcfs_mounts, the_mount
 from lcfs.commands.run_file import daemon_of
@@ -36,18 +37,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print MNT/status of each, or its attributes as JSON."""
     mounts = [the_mount(options.mountpoint)] if options.mountpoint is not None else lcfs_mounts()
-    if options.json:
-        print_json("mounts", [describe(mount) for mount in mounts])
-        return 0
-    if not mounts:
+    if not mounts and not options.json:
         raise CommandFailed("no lcfs is mounted; mount one with: lcfs mount MNT --cache IMAGE")
+    described: list[dict[str, Any]] = []
+    texts: list[str] = []
+    unreadable = 0
     for mount in mounts:
-        print(f"{mount.mountpoint} ({mount.source})")
-        if is_dead(mount.mountpoint):
-            print("its daemon is gone; the next lcfs mount there cleans up, and so does: lcfs umount")
-        else:
-            print(Tree(mount.mountpoint).read("status"))
-    return 0
+        try:
+            if options.json:
+                described.append(describe(mount))
+            else:
+                texts.append(text_of(mount))
+        except CommandFailed as failure:  # one that is going away, or not ours to read, hides no other
+            print(f"{options.prog}: {failure}", file=sys.stderr)
+            unreadable += 1
+    if options.json:
+        print_json("mounts", described)
+    else:
+        print("\n".join(texts))
+    return FAILED if unreadable else 0
+
+
+def text_of(mount: Mount) -> str:
+    """One mount for a person."""
+    heading = f"{mount.mountpoint} ({mount.source})"
+    if is_dead(mount.mountpoint):
+        return f"{heading}\nits daemon is gone; the next lcfs mount there cleans up, and so does: lcfs umount"
+    return f"{heading}\n{Tree(mount.mountpoint).read('status')}"
 
 
 def describe(mount: Mount) -> dict[str, Any]:
