@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""B01: dm-lc took a torn segment for a whole one, its data having no checksum; lcfs drops a record that is torn anywhere."""
+"""B01: dm-lc took a torn segment for a whole one, its data having no checksum; lcfs drops a record that is torn
+anywhere."""
 
 from __future__ import annotations
 

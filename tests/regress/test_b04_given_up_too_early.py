@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""B04: dm-lc discarded migrated data before the superblock said so, and after a crash migrated the trimmed bytes; lcfs leaves
-a segment alone until the tail that gives it up is durable, so a crash at any moment of a migration loses nothing."""
+"""B04: dm-lc discarded migrated data before the superblock said so, and after a crash migrated the trimmed bytes; lcfs
+leaves a segment alone until the tail that gives it up is durable, so a crash at any moment of a migration loses
+nothing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""B05: dm-lc ended recovery at the first bad header, dropping all newer durable segments without a word, whose headers could
-come back later; lcfs tells a torn tail from a medium error, refuses to mount over the latter, and revives nothing."""
+"""B05: dm-lc ended recovery at the first bad header, dropping all newer durable segments without a word, whose headers
+could come back later; lcfs tells a torn tail from a medium error, refuses to mount over the latter, and revives
+nothing."""
 
 from __future__ import annotations
 

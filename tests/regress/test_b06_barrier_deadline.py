@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""B06: dm-lc armed the barrier deadline with an absolute time, so that it fired at once, or minutes late; lcfs waits for company
-for at most barrier_deadline_ms after the first waiter came, whatever time it is."""
+"""B06: dm-lc armed the barrier deadline with an absolute time, so that it fired at once, or minutes late; lcfs waits for
+company for at most barrier_deadline_ms after the first waiter came, whatever time it is."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""B07: dm-lc wrote partial lines back and marked them clean, and flushed only disks with other dirty data before it moved the
-pointer; lcfs flushes every backing it wrote to before a line counts as clean and the tail moves."""
+"""B07: dm-lc wrote partial lines back and marked them clean, and flushed only disks with other dirty data before it moved
+the pointer; lcfs flushes every backing it wrote to before a line counts as clean and the tail moves."""
 
 from __future__ import annotations
 

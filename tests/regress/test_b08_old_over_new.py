@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""B08: dm-lc's migration could write an old snapshot of a line over a newer version that was written back meanwhile and marked
-clean; lcfs writes a disk's lines back one job at a time, each with the newest version there is when it begins."""
+"""B08: dm-lc's migration could write an old snapshot of a line over a newer version that was written back meanwhile and
+marked clean; lcfs writes a disk's lines back one job at a time, each with the newest version there is when it begins."""
 
 from __future__ import annotations
 

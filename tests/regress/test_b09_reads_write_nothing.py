@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""B09: a read of a line in dm-lc's RAM first wrote it to the backing, racing with the migration of an older version; lcfs puts
-the answer together in memory from RAM, image and backing, and writes nothing."""
+"""B09: a read of a line in dm-lc's RAM first wrote it to the backing, racing with the migration of an older version; lcfs
+puts the answer together in memory from RAM, image and backing, and writes nothing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""B11: after a recovery dm-lc had the old and the new version of a block both dirty and migrated them in one unordered batch;
-lcfs clears the old version's dirty bits when it replays the newer one, so only the newest is ever written back."""
+"""B11: after a recovery dm-lc had the old and the new version of a block both dirty and migrated them in one unordered
+batch; lcfs clears the old version's dirty bits when it replays the newer one, so only the newest is ever written back."""
 
 from __future__ import annotations
 

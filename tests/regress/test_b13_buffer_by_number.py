@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""B13: dm-lc took a segment's RAM buffer by its id mod 64 but the first after a resume always from slot 0, so that a buffer was
-reused while it was being flushed; in lcfs a buffer belongs to its segment until all of it is on the image."""
+"""B13: dm-lc took a segment's RAM buffer by its id mod 64 but the first after a resume always from slot 0, so that a
+buffer was reused while it was being flushed; in lcfs a buffer belongs to its segment until all of it is on the image."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""B14: dm-lc copied a request as if its data lay in one piece, corrupting what came in several; in lcfs a write of any offset,
-length and number of pieces reads back as it was written, from the engine and through the mount."""
+"""B14: dm-lc copied a request as if its data lay in one piece, corrupting what came in several; in lcfs a write of any
+offset, length and number of pieces reads back as it was written, from the engine and through the mount."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""B15: dm-lc took 0 for a disk id and then never flushed that disk; lcfs takes ids 1 to 254 and no other, and treats them all
-alike."""
+"""B15: dm-lc took 0 for a disk id and then never flushed that disk; lcfs takes ids 1 to 254 and no other, and treats them
+all alike."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""B16: dm-lc took any number for migrate_threshold and kept its low byte, so that 300 became 44; lcfs takes 0 to 100, and EINVAL
-leaves the old value."""
+"""B16: dm-lc took any number for migrate_threshold and kept its low byte, so that 300 became 44; lcfs takes 0 to 100, and
+EINVAL leaves the old value."""
 
 from __future__ import annotations
 

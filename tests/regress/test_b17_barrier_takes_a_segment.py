@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""B17: each barrier on dm-lc used up the rest of a 1-MiB segment and a line of the next; in lcfs it closes a record of as many
-blocks as it needs, and the next record goes right behind it in the same segment."""
+"""B17: each barrier on dm-lc used up the rest of a 1-MiB segment and a line of the next; in lcfs it closes a record of as
+many blocks as it needs, and the next record goes right behind it in the same segment."""
 
 from __future__ import annotations
 

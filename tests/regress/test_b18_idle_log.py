@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""B18: dm-lc flushed empty buffers too, so that with its intervals set an idle log went round and round; lcfs does no I/O where
-nothing is dirty, on request as well as on its intervals."""
+"""B18: dm-lc flushed empty buffers too, so that with its intervals set an idle log went round and round; lcfs does no I/O
+where nothing is dirty, on request as well as on its intervals."""
 
 from __future__ import annotations
 

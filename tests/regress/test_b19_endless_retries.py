@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""B19: dm-lc repeated a failing I/O for ever with the cache locked, so that one bad device hung everything and nobody was told;
-lcfs tries a few times, tells who waits, names the state, and leaves the others alone."""
+"""B19: dm-lc repeated a failing I/O for ever with the cache locked, so that one bad device hung everything and nobody was
+told; lcfs tries a few times, tells who waits, names the state, and leaves the others alone."""
 
 from __future__ import annotations
 

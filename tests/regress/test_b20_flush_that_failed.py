@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""B20: dm-lc acknowledged barriers whose device flush had failed; lcfs fails them, and every later one until the cache is mounted
-anew, since a flush that succeeds after one that failed proves nothing."""
+"""B20: dm-lc acknowledged barriers whose device flush had failed; lcfs fails them, and every later one until the cache is
+mounted anew, since a flush that succeeds after one that failed proves nothing."""
 
 from __future__ import annotations
 
