@@ -77,8 +77,8 @@ def test_a_failure_is_told_by_the_parent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", "the daemon ended before the tree was usable"),
-        ("os._exit(0)", "the daemon ended before the tree was usable"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "the daemon ended before the tree was up"),
+        ("os._exit(0)", "the daemon ended before the tree was up"),
         ("raise KeyError('oops')", "KeyError: 'oops'"),
     ],
 )
@@ -105,6 +105,16 @@ time.sleep(60)
     parent.send_signal(number)
     _, err = parent.communicate(timeout=30)
     assert (parent.returncode, err) == (8, "lcfs mount: called off\n")
+
+
+def test_calling_off_a_daemon_that_has_no_handlers_yet(tmp_path: Path) -> None:
+    parent = start(tmp_path, 'report.note("starting")\ntime.sleep(60)')
+    assert parent.stderr is not None
+    assert parent.stderr.readline() == "starting\n"
+    parent.send_signal(signal.SIGINT)
+    _, err = parent.communicate(timeout=30)
+    assert parent.returncode == 8
+    assert "called off" in err
 
 
 def test_what_the_caller_had_open_is_let_go(tmp_path: Path) -> None:

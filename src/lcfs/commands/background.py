@@ -19,10 +19,15 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, Protocol
 
-from lcfs.commands.failure import MOUNT_FAILED
+from lcfs.commands.failure import MOUNT_FAILED, MOUNT_INTERRUPTED
 from lcfs.commands.progress import ProgressLine
+
+CALL_OFF = (signal.SIGINT, signal.SIGTERM)
+
+CALLED_OFF = "called off; nothing is mounted"
 
 
 class Reporter(Protocol):
@@ -104,39 +109,83 @@ class Pipe:
 
 
 def start(daemon: Callable[[Reporter], int], mountpoint: str) -> int:
-    """Fork `daemon` off; the exit code of `lcfs mount` once the tree at `mountpoint` answers, or does not."""
+    """Fork `daemon` off; the exit code of `lcfs mount` once the tree at `mountpoint` answers, or the daemon has ended."""
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, CALL_OFF)
     pid = os.fork()
     if pid == 0:
-        os._exit(_be_daemon(daemon, writing))
+        os._exit(_be_daemon(daemon, writing, former))
     os.close(writing)
-    terminal = Terminal()
-    former = signal.signal(signal.SIGINT, lambda number, frame: os.kill(pid, signal.SIGTERM))
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
-    try:
-        for kind, value in _messages(reading):
+    parent = _Parent(pid)
+    for number in CALL_OFF:
+        signal.signal(number, parent.call_off)
+    signal.pthread_sigmask(signal.SIG_SETMASK, former)
+    return parent.follow(reading, mountpoint)
+
+
+class _Parent:
+    """The process a person sees: shows what the daemon says, passes Ctrl-C on, ends with the right code."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._terminal = Terminal()
+        self._called_off = False
+
+    def call_off(self, number: int, frame: FrameType | None) -> None:
+        """The daemon is in a session of its own, where Ctrl-C does not reach it."""
+        self._called_off = True
+        os.kill(self._pid, signal.SIGTERM)
+
+    def follow(self, fd: int, mountpoint: str) -> int:
+        """Read the pipe to its end; the exit code."""
+        failure: tuple[str, int] | None = None
+        for kind, value in _messages(fd):
             if kind == "note":
-                terminal.note(value)
+                self._terminal.note(value)
             elif kind == "progress":
-                terminal.progress(value)
-            elif kind == "mounted":
-                terminal.mounted()
-                return _answers(mountpoint, terminal)
+                self._terminal.progress(value)
             elif kind == "failed":
-                terminal.failed(*value)
-                return int(value[1])
-    finally:
-        signal.signal(signal.SIGINT, former)
-    _, status = os.waitpid(pid, 0)
-    terminal.failed(f"the daemon ended before the tree was usable (wait status {status}); use -d", MOUNT_FAILED)
-    return MOUNT_FAILED
+                failure = (value[0], value[1])
+            elif kind == "mounted":
+                self._terminal.mounted()
+                failure = self._ask(mountpoint)
+                if failure is None and not self._called_off:
+                    return 0
+        code = self._wait()
+        if failure is None and (self._called_off or code == -signal.SIGTERM):
+            failure = (CALLED_OFF, MOUNT_INTERRUPTED)
+        elif failure is None:
+            failure = (f"the daemon ended before the tree was up (exit code {code}); use -d to see why", MOUNT_FAILED)
+        self._terminal.failed(*failure)
+        return failure[1]
+
+    def _ask(self, mountpoint: str) -> tuple[str, int] | None:
+        """Whether the tree answers; from here on it is too late for Ctrl-C."""
+        try:
+            os.stat(os.path.join(mountpoint, "control"))
+        except OSError as error:
+            os.kill(self._pid, signal.SIGTERM)
+            return f"{mountpoint} is mounted and does not answer: {error.strerror}", MOUNT_FAILED
+        finally:
+            for number in CALL_OFF:
+                signal.signal(number, signal.SIG_IGN)
+        return None
+
+    def _wait(self) -> int:
+        """The daemon's exit code. Until it has ended, its images are locked."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        for number in CALL_OFF:
+            signal.signal(number, signal.SIG_IGN)  # there is no pid to pass it on to any more
+        return code
 
 
-def _be_daemon(daemon: Callable[[Reporter], int], writing: int) -> int:
+def _be_daemon(daemon: Callable[[Reporter], int], writing: int, sigmask: set[int]) -> int:
     """In the child: nothing inherited stays open (a caller's lock file, a jobserver) but the standard streams."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, sigmask)
     os.chdir("/")
     os.dup2(writing, 3)
     os.closerange(4, os.sysconf("SC_OPEN_MAX"))
@@ -160,12 +209,3 @@ def _messages(fd: int) -> Iterator[tuple[str, Any]]:
         for line in pipe:
             kind, value = json.loads(line)
             yield kind, value
-
-
-def _answers(mountpoint: str, terminal: Terminal) -> int:
-    try:
-        os.stat(os.path.join(mountpoint, "control"))
-    except OSError as error:
-        terminal.failed(f"{mountpoint} is mounted and does not answer: {error.strerror}", MOUNT_FAILED)
-        return MOUNT_FAILED
-    return 0

@@ -26,7 +26,7 @@ import trio
 
 from lcfs import fuse_loop
 from lcfs.commands import daemon_log, live
-from lcfs.commands.background import Reporter
+from lcfs.commands.background import CALLED_OFF, Reporter
 from lcfs.commands.failure import FAILED, MOUNT_FAILED, MOUNT_INTERRUPTED, CommandFailed
 from lcfs.commands.mount_plan import MountPlan
 from lcfs.commands.mounts import FS_TYPE, holders_of, mount_at, unmount
@@ -48,6 +48,8 @@ RETRY = 1.0
 
 def serve(plan: MountPlan, reporter: Reporter) -> int:
     """Mount, serve, stop; the exit code. A failure is told to `reporter`, and once mounted to log and run file."""
+    # until trio takes them: one that came during the trial mount would leave it behind
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         daemon_log.configure(plan, reporter)
         become_io_flusher()
@@ -77,6 +79,7 @@ class Daemon:
         """The whole life; the exit code."""
         try:
             with trio.open_signal_receiver(*SIGNALS) as signals:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._obey, signals, nursery)
                     await self._keep()
@@ -84,7 +87,7 @@ class Daemon:
         except Exception as exc:
             return self._fail(exc)
         if self._called_off:
-            self._reporter.failed("called off before the tree was up", MOUNT_INTERRUPTED)
+            self._reporter.failed(CALLED_OFF, MOUNT_INTERRUPTED)
             return MOUNT_INTERRUPTED
         if self._run_file is not None:
             self._run_file.remove()
