@@ -29,7 +29,19 @@ from lcfs.engine.lookup import LineTable
 from lcfs.engine.recover import resume_cache
 from lcfs.engine.superblock import read_superblock
 from lcfs.engine.write_buffer import NR_BUFFERS
-from lcfs.testing import Choose, FaultStore, Log, LogStore, Medium, MemoryStore, Operation, SparseImage, lose_all
+from lcfs.testing import (
+    Choose,
+    DelayStore,
+    Fault,
+    FaultStore,
+    Log,
+    LogStore,
+    Medium,
+    MemoryStore,
+    Operation,
+    SparseImage,
+    lose_all,
+)
 
 CACHE_UUID = UUID("c0ffee00-0000-4000-8000-000000000001")
 QUIET = {"update_interval": 0, "allow_migrate": 0}
@@ -38,6 +50,20 @@ QUIET = {"update_interval": 0, "allow_migrate": 0}
 def page(number: int, count: int = 1) -> bytes:
     """`count` lines of which no two sectors are alike; another `number` gives other bytes everywhere."""
     return b"".join((number << 32 | at).to_bytes(8, "little") * (SECTOR // 8) for at in range(count * LINE // SECTOR))
+
+
+class Stack(LogStore):
+    """A medium below layers that delay, spoil and log: every call is logged, those that fail too."""
+
+    def __init__(self, medium: Medium, name: str, log: Log, *, nowait: bool = True) -> None:
+        self.medium = medium
+        self.delay = DelayStore(MemoryStore(medium, name, nowait=nowait))
+        self.fault = FaultStore(self.delay)
+        super().__init__(self.fault, log)
+
+    def add(self, fault: Fault) -> Fault:
+        """Let calls meet `fault`."""
+        return self.fault.add(fault)
 
 
 @attrs.define
@@ -107,19 +133,16 @@ class Lab:
         """Resume the cache and start its daemons; leaving kills them, after a clean stop with `clean`."""
         log = Log()
 
-        def opened(medium: Medium, name: str) -> FaultStore:
-            return FaultStore(LogStore(MemoryStore(medium, name, nowait=nowait), log))
-
-        image = opened(self.image, "image")
+        image = Stack(self.image, "image", log, nowait=nowait)
         superblock = await read_superblock(image)
-        backings: dict[int, FaultStore] = {}
+        backings: dict[int, Stack] = {}
         devices: dict[int, CachedDevice] = {}
         for entry in superblock.disks:
             if entry.cache_uuid is None:
                 continue
             store: BlockStore | None = None
             if entry.id not in missing:
-                store = backings[entry.id] = opened(self.backings[entry.id], f"disk{entry.id}")
+                store = backings[entry.id] = Stack(self.backings[entry.id], f"disk{entry.id}", log, nowait=nowait)
             device = devices[entry.id] = CachedDevice(entry.id, entry.size, store)
             device.table = LineTable(device.nr_lines)
         cache = await resume_cache(superblock.cache_id, image, superblock, devices.values(), nr_buffers=nr_buffers)
@@ -140,8 +163,8 @@ class Rig:
     lab: Lab
     cache: Cache
     devices: dict[int, CachedDevice]
-    image: FaultStore
-    backings: dict[int, FaultStore]
+    image: Stack
+    backings: dict[int, Stack]
     log: Log
 
     @classmethod
