@@ -242,6 +242,15 @@ async def test_crash_store_tears_and_picks() -> None:
         assert memory.medium.durable.read(0, 1024) == expected
 
 
+async def test_crash_store_keeps_a_part_of_a_sector_with_the_rest_of_it() -> None:
+    memory = MemoryStore.of_size(4096)
+    store = CrashStore(memory)
+    await store.write(0, [b"a" * 512])
+    await store.write(100, [b"b" * 100])
+    await store.crash(lambda writes: [0, ALL])
+    assert memory.medium.durable.read(0, 512) == b"a" * 100 + b"b" * 100 + b"a" * 312
+
+
 async def test_crash_store_flushes_side_by_side_never_bring_back_an_older_write(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -2,19 +2,25 @@
 import random
 
 from lcfs.testing import ALL, SparseImage, UnsyncedWrite, apply_survivors, keep_all, keep_random, lose_all
-from lcfs.testing.unsynced import UnsyncedWrites
+from lcfs.testing.unsynced import UnsyncedWrites, whole_sectors
 
 
 def write(offset: int, data: bytes) -> UnsyncedWrite:
     return UnsyncedWrite(offset, data, applied=1)
 
 
-def test_pieces_are_cut_at_sectors_of_the_store_not_of_the_write() -> None:
-    unaligned = write(500, bytes(range(100)))
-    assert unaligned.nr_sectors == 2
-    assert list(unaligned.pieces(0b01)) == [(500, bytes(range(12)))]
-    assert list(unaligned.pieces(0b10)) == [(512, bytes(range(12, 100)))]
-    assert list(unaligned.pieces(ALL & 0b11)) == [(500, bytes(range(12))), (512, bytes(range(12, 100)))]
+def test_a_write_to_a_part_of_a_sector_takes_the_whole_sector_along() -> None:
+    image = SparseImage.of(b"o" * 1300)
+    assert whole_sectors(500, b"n" * 100, image) == (0, b"o" * 500 + b"n" * 100 + b"o" * 424)
+    assert whole_sectors(512, b"n" * 512, image) == (512, b"n" * 512)
+    assert whole_sectors(1200, b"n" * 50, image) == (1024, b"o" * 176 + b"n" * 50 + b"o" * 50)
+
+
+def test_pieces_are_sectors() -> None:
+    two = write(512, b"a" * 512 + b"b" * 512)
+    assert two.nr_sectors == 2
+    assert list(two.pieces(0b01)) == [(512, b"a" * 512)]
+    assert list(two.pieces(0b10)) == [(1024, b"b" * 512)]
 
 
 def test_a_torn_write_leaves_exactly_the_sectors_kept() -> None:
@@ -53,7 +59,7 @@ def test_what_a_failed_flush_covered_is_never_covered_again() -> None:
 
 
 def test_random_choices_reach_every_shape_and_replay_from_their_seed() -> None:
-    writes = [write(0, bytes(4096)), write(8192, bytes(1024)), write(300, bytes(600))]
+    writes = [write(0, bytes(4096)), write(8192, bytes(1024)), write(512, bytes(1024))]
     seen = {tuple(keep_random(random.Random(seed))(writes)) for seed in range(400)}
     assert tuple(lose_all(writes)) in seen
     assert tuple(keep_all(writes)) in seen

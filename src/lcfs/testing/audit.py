@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+
 from lcfs.engine.cache import Cache
 from lcfs.engine.stats import WRITE
 from lcfs.testing.model import Violation
@@ -33,14 +35,13 @@ def audit(cache: Cache) -> None:
             if states.dirty[index] & ~states.valid[index]:
                 raise Violation("R10", *where, f"has sectors at cache index {index} that are dirty and not valid")
     dirty: Counter[int] = Counter()
-    for index, mask in enumerate(bytes(states.dirty)):
-        if mask:
-            if index not in referenced:
-                raise Violation("R10", 0, 0, f"has no line, but cache index {index} is dirty")
-            dirty[states.device[index]] += 1
-            segment_id = _segment_of(cache, index)
-            if segment_id < ring.tail:
-                raise Violation("R10", *referenced[index], f"is dirty in segment {segment_id}, before the tail {ring.tail}")
+    for index in np.flatnonzero(states.dirty_array).tolist():
+        if index not in referenced:
+            raise Violation("R10", 0, 0, f"has no line, but cache index {index} is dirty")
+        dirty[states.device[index]] += 1
+        segment_id = _segment_of(cache, index)
+        if segment_id < ring.tail:
+            raise Violation("R10", *referenced[index], f"is dirty in segment {segment_id}, before the tail {ring.tail}")
     for device in cache.attached_devices():
         if device.nr_dirty_caches != dirty[device.id]:
             counted = dirty[device.id]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import trio
 
 from lcfs.engine.block_store import BlockStore, Buffer
+from lcfs.engine.geometry import SECTOR
 from lcfs.testing.layer import Layer
 from lcfs.testing.unsynced import ALL, Choose, UnsyncedWrite, UnsyncedWrites
 
@@ -58,7 +59,12 @@ class CrashStore(Layer):
         if not 0 <= offset <= self.size - len(data):
             raise OSError(errno.ENOSPC, f"{self.name}: write of {len(data)} bytes at {offset} crosses the end")
         if data:
-            self.unsynced.returned(self.unsynced.issue(offset, data))
+            first = offset // SECTOR * SECTOR
+            around = memoryview(bytearray(min(-(-(offset + len(data)) // SECTOR) * SECTOR, self.size) - first))
+            if len(around) != len(data):
+                await self.readinto(first, around)
+            around[offset - first : offset - first + len(data)] = data
+            self.unsynced.returned(self.unsynced.issue(first, bytes(around)))
 
     async def flush(self) -> None:
         """Until `next` has flushed, reads are still overlaid, and a crash may find any part of it there."""

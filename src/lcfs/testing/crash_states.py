@@ -20,7 +20,7 @@ from lcfs.testing.fault import Operation
 from lcfs.testing.image import SparseImage
 from lcfs.testing.log import Call, Log
 from lcfs.testing.memory import UNDEFINED, Medium
-from lcfs.testing.unsynced import ALL, UnsyncedWrite, apply_survivors
+from lcfs.testing.unsynced import ALL, UnsyncedWrite, apply_survivors, whole_sectors
 
 EXHAUSTIVE = 6
 """Up to so many unsynced writes, every subset of them is tried."""
@@ -67,6 +67,7 @@ class _Replay:
 
     def __init__(self, medium: Medium) -> None:
         self.image: SparseImage = medium.durable.copy()
+        self.live = self.image.copy()
         self.label: Label | None = medium.label
         self.labels = medium.labels
         self.pending: dict[Call, UnsyncedWrite | None] = {}
@@ -74,10 +75,11 @@ class _Replay:
         self.frozen: Medium | None = None
 
     def begin(self, call: Call) -> None:
-        if call.operation is Operation.WRITE:
-            self.pending[call] = UnsyncedWrite(call.offset, call.data)
-        elif call.operation is Operation.DISCARD:
-            self.pending[call] = UnsyncedWrite(call.offset, bytes([UNDEFINED]) * call.length)
+        if call.operation in (Operation.WRITE, Operation.DISCARD):
+            data = call.data if call.operation is Operation.WRITE else bytes([UNDEFINED]) * call.length
+            self.pending[call] = UnsyncedWrite(*whole_sectors(call.offset, data, self.live))
+            if call.error is None:
+                self.live.write(call.offset, data)
         elif call.operation is Operation.LABEL:
             self.pending[call] = None
         elif call.operation is Operation.FLUSH:

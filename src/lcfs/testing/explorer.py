@@ -14,25 +14,21 @@ from collections.abc import Mapping, Sequence
 import attrs
 import trio
 
-from lcfs.engine.errors import LcfsError
 from lcfs.testing.crash_states import CrashPoint, crash_points, survivals
 from lcfs.testing.log import Log
 from lcfs.testing.memory import Medium
-from lcfs.testing.model import Model, Violation
+from lcfs.testing.model import Model
 from lcfs.testing.stepper import make_deterministic
 from lcfs.testing.steps import PRELUDES, STEPS
 from lcfs.testing.world import Setup, World, make_media
 
 DEEPEST = 3
-NEST_SHARE = 0.02
-"""Share of recoveries that are crashed themselves."""
-FOLLOW_SHARE = 0.04
-"""Share of recovered states in which work goes on, to be crashed again."""
-TOO_LONG = 10_000.0
-"""Seconds of the mock clock that a run may take."""
 NESTED_POINTS = 6
 """Moments tried of a nested run, and states of each."""
 NESTED_STATES = 4
+TOO_LONG = 10_000.0
+"""Seconds of the mock clock that a run may take."""
+SETUPS = (Setup(), Setup(blocks_per_segment=8, nr_segments=2), Setup(nr_segments=3))
 
 
 @attrs.frozen
@@ -61,10 +57,15 @@ class Script:
 class Found(Exception):
     """A promise was broken: `script` leads there."""
 
-    def __init__(self, script: Script, cause: BaseException) -> None:
-        super().__init__(f"{cause}")
+    def __init__(self, script: Script, cause: Exception) -> None:
+        super().__init__(str(cause))
         self.script = script
         self.cause = cause
+
+    @property
+    def kind(self) -> str:
+        """What was broken, without the place: two findings of one kind have likely one cause."""
+        return f"{type(self.cause).__name__} {getattr(self.cause, 'promise', '')}".strip()
 
 
 @attrs.frozen(eq=False)
@@ -88,23 +89,29 @@ class Recovered:
     contents: dict[int, bytes]
     caches: dict[int, int | None]
     log: Log
+    """Empty where it was not stopped."""
 
 
 Key = tuple[object, ...]
 
 
+@attrs.define(eq=False)
 class Explorer:
-    """Explores workloads until `budget` recoveries have been judged."""
+    """Explores workloads until `budget` states have been recovered from."""
 
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self.states = 0
-        """Distinct states that the engine recovered from."""
-        self.judged = 0
-        """Verdicts; a state that occurs at several moments is recovered once and judged at each."""
-        self.workloads = 0
-        self._formatted: dict[Setup, dict[str, Medium]] = {}
-        self._known: dict[Key, Recovered] = {}
+    budget: int
+    nest_share: float = 0.02
+    """Share of recoveries that are crashed themselves."""
+    follow_share: float = 0.04
+    """Share of recovered states in which work goes on, to be crashed again."""
+    follow_steps: Sequence[str] = tuple(STEPS)
+    states: int = 0
+    """Distinct states that the engine recovered from."""
+    judged: int = 0
+    """Verdicts; a state that occurs at several moments is recovered once and judged at each."""
+    workloads: int = 0
+    _formatted: dict[Setup, dict[str, Medium]] = attrs.field(factory=dict)
+    _known: dict[Key, Recovered] = attrs.field(factory=dict)
 
     @property
     def done(self) -> bool:
@@ -122,6 +129,24 @@ class Explorer:
                 if self.done:
                     return
                 await self._visit(script, run, Crash(number, tuple(survival)), point, rng)
+
+    async def replay(self, script: Script) -> list[CrashPoint]:
+        """Exactly one state; the moments of its crashes. Raises Found."""
+        way: list[CrashPoint] = []
+        run = await self.run(attrs.evolve(script, crashes=()))
+        for crash in script.crashes:
+            way.append(run.points()[crash.point])
+            run = await self.after(script, run, crash)
+        return way
+
+    async def after(self, script: Script, run: Run, crash: Crash) -> Run:
+        """What came after one crash of `run`: the recovery, and the step done then. Raises Found."""
+        point = run.points()[crash.point]
+        media = point.media(crash.survival)
+        found = await self._judge(script, run, point, media, stops=True)
+        if crash.step:
+            return await self.follow(script, media, found, crash.step)
+        return Run(media, found.log, settled(found))
 
     async def run(self, script: Script) -> Run:
         """The workload itself, uncrashed; what it reads is checked on the way. Raises Found."""
@@ -148,50 +173,9 @@ class Explorer:
             raise Found(script, exc) from exc
         return Run(media, log, model, since)
 
-    async def _visit(self, script: Script, run: Run, crash: Crash, point: CrashPoint, rng: random.Random) -> None:
-        script = attrs.evolve(script, crashes=(*script.crashes, crash))
-        media = point.media(crash.survival)
-        key = _key(media)
-        found = self._known.get(key)
-        new = found is None
-        try:
-            if found is None:
-                found = self._known[key] = await self.recover(media, run.model)
-            self.judged += 1
-            run.model.check_recovered(found.contents, point.at)
-            run.model.check_caches(found.caches, point.at)
-        except Exception as exc:
-            raise Found(script, exc) from exc
-        if new and len(script.crashes) < DEEPEST:
-            if rng.random() < NEST_SHARE:
-                await self._nest(script, Run(media, found.log, self._settled(found)), rng)
-            if rng.random() < FOLLOW_SHARE:
-                last = attrs.evolve(crash, step=rng.choice(list(STEPS)))
-                script = attrs.evolve(script, crashes=(*script.crashes[:-1], last))
-                await self._nest(script, await self.follow(script, media, found, last.step), rng)
-
-    async def _nest(self, script: Script, run: Run, rng: random.Random) -> None:
-        points = run.points()
-        for number in sorted(rng.sample(range(len(points)), min(NESTED_POINTS, len(points)))):
-            choices = list(survivals(points[number].pending, rng))
-            for survival in rng.sample(choices, min(NESTED_STATES, len(choices))):
-                if self.done:
-                    return
-                await self._visit(script, run, Crash(number, tuple(survival)), points[number], rng)
-
-    async def recover(self, media: Mapping[str, Medium], model: Model) -> Recovered:
-        """Mount what a crash left, look at everything, stop cleanly."""
-        self.states += 1
-        with trio.fail_after(TOO_LONG):
-            async with World(media, self._like(model)) as world:
-                await world.start()
-                contents, caches = await world.contents(), world.caches_of()
-                world.audit()
-        return Recovered(contents, caches, world.log)
-
     async def follow(self, script: Script, media: Mapping[str, Medium], found: Recovered, step: str) -> Run:
         """Recover and go on with one step. Raises Found."""
-        model = self._settled(found)
+        model = settled(found)
         make_deterministic(script.seed)
         try:
             with trio.fail_after(TOO_LONG):
@@ -204,34 +188,75 @@ class Explorer:
             raise Found(script, exc) from exc
         return Run(media, log, model)
 
-    def _like(self, model: Model) -> Model:
-        fresh = Model()
-        for disk, size in model.sizes.items():
-            fresh.add_disk(disk, size, 1)
-        return fresh
+    async def recover(self, media: Mapping[str, Medium], disks: Mapping[int, int], *, stops: bool) -> Recovered:
+        """Mount what a crash left and look at everything; then stop cleanly, or die again."""
+        self.states += 1
+        nobody = Model()
+        for disk, size in disks.items():
+            nobody.add_disk(disk, size, None)
+        with trio.fail_after(TOO_LONG):
+            async with World(media, nobody, logged=stops) as world:
+                await world.start(doomed=not stops)
+                contents, caches = await world.contents(), world.caches_of()
+                world.audit()
+        return Recovered(contents, caches, world.log)
 
-    def _settled(self, found: Recovered) -> Model:
-        """The oracle of what is done after a recovery: its contents are the past, and durable."""
-        model = Model()
-        for disk, content in found.contents.items():
-            model.add_disk(disk, len(content), found.caches[disk], content)
-        return model
+    async def _visit(self, script: Script, run: Run, crash: Crash, point: CrashPoint, rng: random.Random) -> None:
+        script = attrs.evolve(script, crashes=(*script.crashes, crash))
+        media = point.media(crash.survival)
+        key: Key = tuple((path, m.label, frozenset(m.durable.pages.items())) for path, m in media.items())
+        known = self._known.get(key)
+        goes_on = known is None and len(script.crashes) < DEEPEST
+        nests = goes_on and rng.random() < self.nest_share
+        follows = goes_on and rng.random() < self.follow_share
+        found = self._known[key] = await self._judge(script, run, point, media, known, stops=nests)
+        if nests:
+            await self._nest(script, Run(media, found.log, settled(found)), rng)
+        if follows:
+            last = attrs.evolve(crash, step=rng.choice(self.follow_steps))
+            script = attrs.evolve(script, crashes=(*script.crashes[:-1], last))
+            await self._nest(script, await self.follow(script, media, found, last.step), rng)
+
+    async def _judge(
+        self,
+        script: Script,
+        run: Run,
+        point: CrashPoint,
+        media: Mapping[str, Medium],
+        known: Recovered | None = None,
+        *,
+        stops: bool,
+    ) -> Recovered:
+        try:
+            found = known or await self.recover(media, run.model.sizes, stops=stops)
+            self.judged += 1
+            run.model.check_recovered(found.contents, point.at)
+            run.model.check_caches(found.caches, point.at)
+        except Exception as exc:
+            raise Found(script, exc) from exc
+        return found
+
+    async def _nest(self, script: Script, run: Run, rng: random.Random) -> None:
+        points = run.points()
+        for number in sorted(rng.sample(range(len(points)), min(NESTED_POINTS, len(points)))):
+            choices = list(survivals(points[number].pending, rng))
+            for survival in rng.sample(choices, min(NESTED_STATES, len(choices))):
+                if self.done:
+                    return
+                await self._visit(script, run, Crash(number, tuple(survival)), points[number], rng)
 
 
-def _key(media: Mapping[str, Medium]) -> Key:
-    return tuple((path, m.label, frozenset(m.durable.pages.items())) for path, m in media.items())
+def settled(found: Recovered) -> Model:
+    """The oracle of what is done after a recovery: its contents are the past, and durable."""
+    model = Model()
+    for disk, content in found.contents.items():
+        model.add_disk(disk, len(content), found.caches[disk], content)
+    return model
 
 
-def scripts(seed: int, setups: Sequence[Setup]) -> Script:
-    """The workload of a seed."""
+def script_of(seed: int) -> Script:
+    """The workload of a seed: one, two or three steps after one of the preludes."""
     rng = random.Random(seed)
     length = rng.choice((1, 2, 2, 3, 3, 3))
-    return Script(
-        rng.choice(setups),
-        seed,
-        rng.choice(list(PRELUDES)),
-        tuple(rng.choice(list(STEPS)) for _ in range(length)),
-    )
-
-
-__all__ = ["Crash", "Explorer", "Found", "LcfsError", "Script", "Violation", "scripts"]
+    steps = tuple(rng.choice(list(STEPS)) for _ in range(length))
+    return Script(rng.choice(SETUPS), seed, rng.choice(list(PRELUDES)), steps)

@@ -10,7 +10,7 @@ import trio
 
 from lcfs.engine.block_store import BlockStore, Buffer, Label
 from lcfs.testing.image import SparseImage
-from lcfs.testing.unsynced import Choose, UnsyncedWrites, apply_survivors
+from lcfs.testing.unsynced import Choose, UnsyncedWrites, apply_survivors, whole_sectors
 
 UNDEFINED = 0xDB
 """What a discarded range reads as: anything but the zeros one might come to rely on."""
@@ -104,7 +104,7 @@ class MemoryStore(BlockStore):
         if not data:
             return
         medium = self.medium
-        write = medium.unsynced.issue(offset, data)
+        write = medium.unsynced.issue(*whole_sectors(offset, data, medium.live))
         if self.yields:
             await trio.lowlevel.checkpoint()
             assert data == b"".join(buffers), f"{self.name}: a buffer changed while it was written at {offset}"

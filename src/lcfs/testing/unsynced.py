@@ -5,7 +5,8 @@ The fault model, for one store: a write may reach the medium from the moment it 
 when a flush returned that began after the write returned. Until then any of its 512-byte sectors may be
 there or not, each for itself (a torn write), whatever became of writes before and after it. Where
 unsynced writes overlap, a sector holds the durable version or that of any one of them: reordering two
-writes equals losing the later one.
+writes equals losing the later one. A medium takes whole sectors: what is written to a part of one goes
+there with the rest of the sector as it was read then.
 """
 
 from __future__ import annotations
@@ -19,9 +20,19 @@ from lcfs.engine.geometry import LINE, SECTOR
 from lcfs.testing.image import SparseImage
 
 
+def whole_sectors(offset: int, data: bytes, image: SparseImage) -> tuple[int, bytes]:
+    """The same write, grown to whole sectors by what `image` holds around it."""
+    end = offset + len(data)
+    first = offset // SECTOR * SECTOR
+    stop = min(-(-end // SECTOR) * SECTOR, image.size)
+    if first == offset and stop == end:
+        return offset, data
+    return first, image.read(first, offset - first) + data + image.read(end, stop - end)
+
+
 @attrs.define(eq=False)
 class UnsyncedWrite:
-    """One write that may or may not outlive a loss of power."""
+    """One write that may or may not outlive a loss of power; whole sectors, but for the end of the store."""
 
     offset: int
     data: bytes
@@ -30,18 +41,14 @@ class UnsyncedWrite:
 
     @property
     def nr_sectors(self) -> int:
-        """Sectors it touches, those it covers in part included."""
-        return (self.offset + len(self.data) - 1) // SECTOR - self.offset // SECTOR + 1
+        """Sectors it covers."""
+        return -(-len(self.data) // SECTOR)
 
     def pieces(self, kept: int) -> Iterable[tuple[int, bytes]]:
-        """`(offset, data)` of the sectors in the mask `kept`; bit 0 is the first sector touched."""
-        first = self.offset // SECTOR * SECTOR
-        end = self.offset + len(self.data)
+        """`(offset, data)` of the sectors in the mask `kept`; bit 0 is the first one."""
         for i in range(self.nr_sectors):
             if kept >> i & 1:
-                begin = max(self.offset, first + i * SECTOR)
-                stop = min(end, first + (i + 1) * SECTOR)
-                yield begin, self.data[begin - self.offset : stop - self.offset]
+                yield self.offset + i * SECTOR, self.data[i * SECTOR : (i + 1) * SECTOR]
 
 
 ALL = -1

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 
 import attrs
+import trio
 
 from lcfs.engine.device import Device
 from lcfs.engine.formatting import format_image
 from lcfs.engine.geometry import LINE, SECTOR, SUPERBLOCK_AREA
 from lcfs.engine.manager import Manager, open_manager
 from lcfs.engine.spec import CacheSpec, DeviceSpec, MountSpec
+from lcfs.engine.startup import Startup
 from lcfs.testing.audit import audit
 from lcfs.testing.log import Log, LogStore
 from lcfs.testing.memory import Medium
@@ -53,6 +55,20 @@ async def make_media(setup: Setup) -> dict[str, Medium]:
     return storage.crash(keep_all).media
 
 
+@asynccontextmanager
+async def doomed_mount(storage: MemoryStorage) -> AsyncIterator[Manager]:
+    """A mount whose process dies when the block is left: nothing is flushed, stopped or closed."""
+    async with trio.open_nursery() as nursery:
+        manager = Manager(storage, nursery)
+        async with AsyncExitStack() as undo:
+            startup = Startup(storage, lambda _: None, False, undo)
+            await startup.run(SPEC)
+            await manager.start(startup)
+            undo.pop_all()
+        yield manager
+        nursery.cancel_scope.cancel()
+
+
 class World:
     """A mount one can write to, read from, stop, kill and look into; what it answers is checked.
 
@@ -61,17 +77,22 @@ class World:
     """
 
     def __init__(
-        self, media: Mapping[str, Medium], model: Model, *, yields: bool = False, nowait: bool = True
+        self,
+        media: Mapping[str, Medium],
+        model: Model,
+        *,
+        yields: bool = False,
+        nowait: bool = True,
+        logged: bool = True,
     ) -> None:
         self.log = Log()
         self.model = model
         self.model.now = self.tick
         self.storage = MemoryStorage(
-            {path: medium.crash(keep_all) for path, medium in media.items()},
-            wrap=self._wrap_for(self.log),
-            yields=yields,
-            nowait=nowait,
+            {path: medium.crash(keep_all) for path, medium in media.items()}, yields=yields, nowait=nowait
         )
+        if logged:
+            self.storage.wrap = self._wrap_for(self.log)
         self.manager: Manager
         self._mount = AsyncExitStack()
 
@@ -87,9 +108,10 @@ class World:
     ) -> bool | None:
         return await self._mount.__aexit__(kind, error, traceback)
 
-    async def start(self) -> None:
-        """Mount; recovery happens here."""
-        self.manager = await self._mount.enter_async_context(open_manager(SPEC, self.storage))
+    async def start(self, *, doomed: bool = False) -> None:
+        """Mount; recovery happens here. A doomed mount is not stopped in the end: its process dies."""
+        mount = doomed_mount(self.storage) if doomed else open_manager(SPEC, self.storage)
+        self.manager = await self._mount.enter_async_context(mount)
 
     async def stop(self) -> None:
         """Unmount cleanly, if it is mounted."""
