@@ -266,16 +266,17 @@ class Cache(WritePath):
         device.nr_dirty_caches = 0
         self.migrator.wake()
 
-    async def run(self) -> None:
-        """The daemons: flush, barriers, migration, modulation. Ends only when cancelled."""
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The daemons: flush, barriers, migration, modulation. Started when all are up; ends only by `stop`."""
         self._ended = trio.Event()
         try:
             with self._daemons:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.flusher.run)
                     nursery.start_soon(self.barriers.run)
-                    nursery.start_soon(self.migrator.run)
+                    await nursery.start(self.migrator.run)
                     nursery.start_soon(self.modulator.run)
+                    task_status.started()
         finally:
             self._ended.set()
 

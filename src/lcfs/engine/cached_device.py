@@ -70,7 +70,5 @@ class CachedDevice:
 
     def mark_well(self) -> None:
         """The backing took a write and a flush."""
-        self.migrate_threshold = MIGRATE_THRESHOLD.default
-        """Percent of load of the backing above which migration rests."""
         self.fault = ""
         self._backoff = FIRST_BACKOFF

@@ -108,6 +108,12 @@ class Log:
         return self._sealed
 
     @property
+    def durable(self) -> int:
+        """Log position before which everything is durable. Recovery never ends before it, and every record that
+        takes a line from now on begins at or behind it."""
+        return self.barriers.durable
+
+    @property
     def failed(self) -> bool:
         """Whether a log write or a flush of the image failed: nothing becomes durable any more."""
         return bool(self._failure)
@@ -120,6 +126,9 @@ class Log:
         While a disk struggles, one segment is kept back to copy its lines forward (`device` None), and the last
         part of the ring is for writers of disks that keep up: one bad disk does not fill the cache for all (R6).
         """
+        if self._buffer is not None and self._cursor == self._limit:
+            # closed before asking for room: in a ring of one segment it is what has to be migrated to make room
+            self.close_segment()
         ring = self.ring
         reserve = 0
         if device is not None and self.geometry.nr_segments > 2:

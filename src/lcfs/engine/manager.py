@@ -139,7 +139,7 @@ class Manager:
         for device in self.devices.values():
             await restamp(device)
         for number in self._order:
-            self._nursery.start_soon(self.caches[number].run, name=f"cache {number}")
+            await self._nursery.start(self.caches[number].run, name=f"cache {number}")
 
     async def stop(self) -> None:
         """RAM buffers to the images, superblocks that say clean. Raises the first error after trying all."""
@@ -228,7 +228,7 @@ class Manager:
                 if old is not None and old.store is not None:
                     await old.store.close()
             undo.pop_all()
-        self._nursery.start_soon(cache.run, name=f"cache {number}")
+        await self._nursery.start(cache.run, name=f"cache {number}")
         await self.commit_tables()
         self._changed()
 
@@ -288,7 +288,7 @@ class Manager:
             device = Device(entry, store)
             new_stamp(device)
             if cache is not None:
-                device.attached_at = cache.appended
+                device.attached_at = cache.durable
                 device.set_cache(cache)
                 cache.attach(device)
             self.devices = dict(sorted({**self.devices, number: device}.items()))
@@ -327,7 +327,7 @@ class Manager:
             assert store is not None
             # what went past the cache so far must not be newer than it looks
             await store.flush()
-            device.attached_at = cache.appended
+            device.attached_at = cache.durable
             device.set_cache(cache)
             cache.attach(device)
             try:

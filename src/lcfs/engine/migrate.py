@@ -120,10 +120,11 @@ class Migrator:
         early = self._paced() and ring.nr_free * EARLY_SHARE < ring.geometry.nr_segments
         return bool(self._waiting()) or early or self._allowed()
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Migrate batches while wanted. Ends only when cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            task_status.started()
             while True:
                 self._wake = trio.Event()
                 if self.wanted and await self._batch():

@@ -78,7 +78,7 @@ class Startup:
             self.devices[disk.id] = disk
             for cache in self.caches.values():
                 if disk.cache_uuid == cache.uuid:
-                    disk.attached_at = cache.appended
+                    disk.attached_at = cache.durable
                     disk.set_cache(cache)
                     cache.attach(disk)
         self.devices = dict(sorted(self.devices.items()))
