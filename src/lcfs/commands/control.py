@@ -8,6 +8,7 @@ import fcntl
 import os
 import shlex
 from collections.abc import Iterator
+from errno import EACCES, EPERM
 from types import TracebackType
 
 from lcfs.commands.failure import CommandFailed
@@ -131,4 +132,7 @@ class Control:
 
 
 def _unreadable(path: str, error: OSError) -> CommandFailed:
-    return CommandFailed(f"{path} cannot be used: {error.strerror}; see lcfs status, or mount it again")
+    remedy = "see lcfs status, or mount it again"
+    if error.errno in (EACCES, EPERM):
+        remedy = "be the user who mounted it, or mount it with -o allow_other"
+    return CommandFailed(f"{path} cannot be used: {error.strerror}; {remedy}")

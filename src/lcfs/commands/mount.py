@@ -76,7 +76,6 @@ def plan_of(options: argparse.Namespace) -> MountPlan:
     mountpoint = mount_point.prepare(options.mountpoint, nonempty=mount_options.nonempty, note=Terminal().note)
     for path in [cache.path for cache in caches] + [device.path for device in devices]:
         mount_point.require_outside(mountpoint, path)
-    _require_fuse()
     return MountPlan(
         mountpoint=mountpoint,
         caches=caches,
@@ -95,10 +94,3 @@ def _serve(plan: MountPlan, reporter: Reporter) -> int:
     from lcfs.commands.daemon import serve  # in the daemon: the parent needs neither trio nor pyfuse3
 
     return serve(plan, reporter)
-
-
-def _require_fuse() -> None:
-    try:
-        os.close(os.open("/dev/fuse", os.O_RDWR))
-    except OSError as error:
-        raise CommandFailed(f"/dev/fuse cannot be used ({error.strerror}); try: modprobe fuse", MOUNT_FAILED) from None

@@ -12,12 +12,16 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import TypeVar
 
 INTERVAL = 0.1
 """Seconds between two looks at the progress."""
+
+CANCEL_INTERVAL = 1.0
+"""Seconds between two attempts to call the work off."""
 
 T = TypeVar("T")
 
@@ -69,6 +73,7 @@ def run_interruptible(work: Callable[[], T], *, progress: Callable[[], str], can
             done.set()
 
     called_off = False
+    again = 0.0
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         nonlocal called_off
@@ -80,8 +85,9 @@ def run_interruptible(work: Callable[[], T], *, progress: Callable[[], str], can
     try:
         thread.start()
         while not done.wait(INTERVAL):
-            if called_off:
+            if called_off and time.monotonic() >= again:
                 cancel()
+                again = time.monotonic() + CANCEL_INTERVAL
             if line.is_live:
                 line.show(progress())
     finally:

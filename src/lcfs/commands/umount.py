@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 
 from lcfs.commands.control import MessageRefused, Tree
@@ -31,7 +32,8 @@ def run(options: argparse.Namespace) -> int:
             forget(mount)
             print(f"lcfs umount: the daemon of {mount.mountpoint} was gone; took the dead mount away", file=sys.stderr)
             return 0
-        drain(Tree(mount.mountpoint))
+        if os.access(mount.mountpoint, os.R_OK):  # not for root where a user mounted; the daemon drains all the same
+            drain(Tree(mount.mountpoint))
         watch = Watch(mount)
         try:
             unmount(mount.mountpoint)

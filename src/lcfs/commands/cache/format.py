@@ -75,6 +75,8 @@ async def format_path(path: str, size: int | None, force: bool) -> None:
 def _resize(path: str, wanted: int | None, force: bool) -> int | None:
     """Give a file the wanted size, an empty one any size at all; the size it had, None where nothing was changed."""
     status = os.stat(path)
+    if stat.S_ISBLK(status.st_mode) and wanted is not None:
+        raise CommandFailed(f"{path} is a device, which has the size it has; leave --size out")
     if not stat.S_ISREG(status.st_mode) or wanted == status.st_size or (wanted is None and status.st_size):
         return None
     if status.st_size and not force:
