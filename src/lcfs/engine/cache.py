@@ -20,7 +20,7 @@ import trio
 from lcfs.engine.block_store import BlockStore
 from lcfs.engine.cached_device import CachedDevice
 from lcfs.engine.disk_format import DiskEntry, RecordHeader, Superblock
-from lcfs.engine.errors import LcfsError, Missing, NotPermitted
+from lcfs.engine.errors import LcfsError, Missing, NoSpace, NotPermitted
 from lcfs.engine.geometry import LINE
 from lcfs.engine.migrate import Migrator
 from lcfs.engine.modulator import Modulator
@@ -59,7 +59,8 @@ class Cache(WritePath):
         self._daemons = trio.CancelScope()
         self._ended = trio.Event()
         self._ended.set()
-        self._clean = False
+        self.clean = False
+        """It was stopped: the image is all there is to it."""
         self.superblock = SuperblockWriter(image, superblock, self.flush_image)
         self.migrator = Migrator(
             ring,
@@ -71,6 +72,7 @@ class Cache(WritePath):
             paced=lambda: self.tunables["update_interval"] > 0,
             batch_size=lambda: self.tunables["nr_max_batched_migration"],
             waiting=lambda: self.waiting,
+            blocked=lambda: any(not device.struggling and not self.has_room(device) for device in self.waiting),
             on_stuck=self.give_up_waiting,
             on_bad_line=self._on_bad_line,
         )
@@ -177,7 +179,7 @@ class Cache(WritePath):
             cache_id=self.id,
             tail=max(self.ring.tail, self._next_tail),
             head=max(current.head, self.barriers.durable),
-            clean=self._clean,
+            clean=self.clean,
             tunables=stored,
             disks=disks,
             had_disk=current.had_disk or bool(disks),
@@ -190,6 +192,9 @@ class Cache(WritePath):
         try:
             await self.superblock.commit(self._snapshot, both=both)
         except OSError as exc:
+            if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+                # nothing depends on a commit before it is durable, and the next one goes to the same copy
+                raise NoSpace(f"no space left for the superblock of {self.path}; free some and try again") from exc
             self.fail(f"the superblock could not be written to {self.path}: {exc.strerror or exc}")
             self.check()
 
@@ -210,10 +215,14 @@ class Cache(WritePath):
 
     async def set_tunable(self, name: str, value: int) -> None:
         """Change a tunable; durable when this returns. Raises Invalid outside its range."""
-        self.tunables[name] = TUNABLES[name].check(value)
+        before, self.tunables[name] = self.tunables[name], TUNABLES[name].check(value)
+        try:
+            await self.commit()
+        except BaseException:
+            self.tunables[name] = before
+            raise
         self.migrator.wake()
         self.modulator.wake()
-        await self.commit()
 
     async def flush_current_buffer(self) -> None:
         """RAM to the image, durably; nothing to do when nothing is dirty there (dm-lc flush_current_buffer_sync, B18)."""
@@ -294,5 +303,5 @@ class Cache(WritePath):
             with trio.CancelScope(shield=True):
                 await self._ended.wait()
         # nothing but this commit writes to the image from here on
-        self._clean = True
+        self.clean = True
         await self.commit(both=True)

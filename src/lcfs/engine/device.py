@@ -174,9 +174,10 @@ class Device(CachedDevice):
             if self.cache is not None:
                 await self.cache.barrier()
             else:
-                await self._flush_backing()
+                await self.flush_backing()
 
-    async def _flush_backing(self) -> None:
+    async def flush_backing(self) -> None:
+        """Make durable what went past the cache. Raises Failed, Missing, OSError."""
         # one at a time, and who waited while one failed fails too: the kernel reports an error only once
         failures = self._flush_failures
         async with self._flush_lock:
@@ -246,7 +247,7 @@ class Device(CachedDevice):
                 if self.cache is not None:
                     await self.cache.barrier()
                 elif not self.readonly:
-                    await self._flush_backing()
+                    await self.flush_backing()
         except BaseException:
             self.resume()
             raise

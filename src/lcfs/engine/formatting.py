@@ -14,9 +14,12 @@ import attrs
 from lcfs.engine.block_store import BlockStore
 from lcfs.engine.disk_format import SUPERBLOCK_COPIES, Superblock, pack_superblock
 from lcfs.engine.errors import AlreadyThere
-from lcfs.engine.geometry import BLOCKS_PER_SEGMENT, LINE, SUPERBLOCK_AREA, Geometry
+from lcfs.engine.geometry import BLOCKS_PER_SEGMENT, SUPERBLOCK_AREA, Geometry
 from lcfs.engine.superblock import read_superblocks
 from lcfs.engine.tunables import defaults
+
+ALLOCATED = 64 << 10
+"""Bytes of each copy's area that formatting writes: room for the disk table to grow."""
 
 
 async def format_image(
@@ -37,10 +40,12 @@ async def format_image(
         clean=True,
         tunables=defaults(),
     )
+    for offset in SUPERBLOCK_COPIES:
+        # allocated now, so that a commit into a sparse image needs no room later
+        await store.write(offset, [bytes(ALLOCATED)])
     for sequence in (1, 2):
         superblock = attrs.evolve(superblock, sequence=sequence)
-        # a copy of a former cache beyond the new one's end must not be read as part of it
-        await store.write(SUPERBLOCK_COPIES[sequence % 2], [pack_superblock(superblock), bytes(LINE)])
+        await store.write(SUPERBLOCK_COPIES[sequence % 2], [pack_superblock(superblock)])
         await store.flush()
     return superblock
 

@@ -129,15 +129,9 @@ class Log:
         if self._buffer is not None and self._cursor == self._limit:
             # closed before asking for room: in a ring of one segment it is what has to be migrated to make room
             self.close_segment()
-        ring = self.ring
-        reserve = 0
-        if device is not None and self.geometry.nr_segments > 2:
-            if device.struggling:
-                reserve = max(2, self.geometry.nr_segments // STRUGGLING_SHARE)
-            elif any(other.struggling for other in ring.attached()):
-                reserve = 1
-        if ring.nr_free <= reserve:
+        if not self.has_room(device):
             return False
+        ring = self.ring
         buffer = self._pool.take_nowait()
         if buffer is None:
             return False
@@ -158,6 +152,16 @@ class Log:
         if ring.nr_free * EARLY_SHARE < self.geometry.nr_segments:
             self.on_reserving()
         return True
+
+    def has_room(self, device: CachedDevice | None) -> bool:
+        """Whether the ring has a segment for a writer of `device`; see `roll`."""
+        reserve = 0
+        if device is not None and self.geometry.nr_segments > 2:
+            if device.struggling:
+                reserve = max(2, self.geometry.nr_segments // STRUGGLING_SHARE)
+            elif any(other.struggling for other in self.ring.attached()):
+                reserve = 1
+        return self.ring.nr_free > reserve
 
     def seal(self) -> int:
         """Close the open record and queue it for the image; the log position behind it.
@@ -206,9 +210,12 @@ class Log:
         return self._sealed
 
     def close_segment(self) -> None:
-        """Seal the open record and take no more lines into this segment."""
+        """Seal the open record and take no more lines into this segment.
+
+        A segment without a record stays open: the log must not have a gap.
+        """
         self.seal()
-        if self._buffer is not None:
+        if self._buffer is not None and self._record_start != self._base:
             self._record_start = self._cursor = self._limit
             self._close_buffer(self._buffer)
 
@@ -272,9 +279,6 @@ class Log:
             self.check()
         if device.fault:
             raise Failed(f"disk {device.id} is degraded ({device.fault}) and its share of the cache is full")
-        if self._stuck:
-            reason, self._stuck = self._stuck, ""
-            raise NoSpace(reason)
         if self.flusher.waits_for_space and not self._pool.available:
             self.check()
         room = self._room
@@ -284,15 +288,17 @@ class Log:
             await room.wait()
         finally:
             self.waiting.remove(device)
+        if self._stuck:
+            raise NoSpace(self._stuck)
 
-    def _open_room(self) -> None:
+    def _open_room(self, stuck: str = "") -> None:
+        self._stuck = stuck
         room, self._room = self._room, trio.Event()
         room.set()
 
     def give_up_waiting(self, reason: str) -> None:
         """No room can be made: those who wait for it fail with NoSpace."""
-        self._stuck = reason
-        self._open_room()
+        self._open_room(reason)
 
     # Durability
 

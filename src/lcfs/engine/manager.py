@@ -13,17 +13,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
-from lcfs.engine.block_store import BlockStore, Storage
+from lcfs.engine.block_store import Storage
 from lcfs.engine.cache import Cache
 from lcfs.engine.device import Device
 from lcfs.engine.disk_format import DiskEntry
 from lcfs.engine.errors import AlreadyThere, Cancelled, Failed, InUse, Invalid, LcfsError, Missing, NoSuchThing
 from lcfs.engine.formatting import format_image, require_formattable
 from lcfs.engine.messages import parse_message
-from lcfs.engine.recover import resume_cache
+from lcfs.engine.recover import catch_up, resume_cache
 from lcfs.engine.spec import MountSpec, check_id, check_name
 from lcfs.engine.startup import Startup, is_stale, new_entry, new_stamp, restamp
-from lcfs.engine.superblock import read_superblock
+from lcfs.engine.superblock import read_superblocks
 from lcfs.engine.tunables import MIGRATE_THRESHOLD
 
 log = logging.getLogger("lcfs.engine.manager")
@@ -32,8 +32,8 @@ ONLINE_ROUNDS = 8
 """Times detach writes back what is dirty while the disk stays in use, before it holds requests for the rest."""
 FEW_LINES = 256
 """So few dirty lines are written back with requests held."""
-STOP_SECONDS = 10
-"""How long a mount that ends by an error tries to leave its images clean."""
+STOP_SECONDS = 30
+"""How long a clean stop waits for a store that makes no progress."""
 
 
 class Manager:
@@ -53,7 +53,8 @@ class Manager:
         self._nursery = nursery
         self._order: list[int] = []
         self._busy: dict[int, trio.CancelScope] = {}
-        self._tables = trio.Lock()
+        self._changing = trio.Lock()
+        """Held while what exists changes. Never while lines are drained or requests are waited for."""
 
     def refuse(self, reason: str) -> None:
         """Log why a write to the tree was refused, and keep it for whoever reads `control`."""
@@ -104,15 +105,24 @@ class Manager:
         first = bool(self._order) and self._order[0] == cache.id
         return tuple(device.entry() for device in self.devices.values() if first or device.cache_uuid == cache.uuid)
 
-    async def commit_tables(self, *caches: Cache | None) -> None:
-        """Make the disk table durable in these images, in this order, then in the first cache's."""
-        first = self.caches[self._order[0]] if self._order else None
-        async with self._tables:
-            done: list[Cache] = []
-            for cache in (*caches, first):
-                if cache is not None and cache not in done:
-                    await cache.commit(both=True)
-                    done.append(cache)
+    def _home(self) -> Cache | None:
+        """The first cache, whose image remembers all disks."""
+        return self.caches[self._order[0]] if self._order else None
+
+    async def _decide(self, cache: Cache | None) -> None:
+        """The commit that makes a change so: in the image of the cache concerned, or in the first one's for a disk without.
+
+        When it fails nothing has changed, for that cache has failed and nothing later becomes durable there.
+        """
+        decisive = cache or self._home()
+        if decisive is not None:
+            await decisive.commit(both=True)
+
+    async def _remember(self, cache: Cache | None) -> None:
+        """What `_decide` decided about `cache`, in the first cache's image too."""
+        home = self._home()
+        if home is not None and cache is not None and home is not cache:
+            await home.commit(both=True)
 
     def _changed(self) -> None:
         for call in self.on_change:
@@ -145,21 +155,51 @@ class Manager:
         """RAM buffers to the images, superblocks that say clean. Raises the first error after trying all."""
         errors: list[LcfsError] = []
         if not self.readonly:
-            for cache in self.caches.values():
+            # side by side: an image that hangs keeps no other from being left clean
+            async with trio.open_nursery() as nursery:
+                for cache in self.caches.values():
+                    nursery.start_soon(self._stop_cache, cache, errors)
+                for device in self.devices.values():
+                    if device.cache is None and device.store is not None:
+                        nursery.start_soon(self._stop_device, device, errors)
+        if errors:
+            raise errors[0]
+
+    async def _stop_cache(self, cache: Cache, errors: list[LcfsError]) -> None:
+        """Stop a cache for as long as it makes progress."""
+
+        async def watch(scope: trio.CancelScope) -> None:
+            seen: object = None
+            while True:
+                now = (cache.flusher.written, cache.durable, cache.superblock.current.sequence)
+                if now == seen:
+                    scope.cancel()
+                seen = now
+                await trio.sleep(STOP_SECONDS)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watch, nursery.cancel_scope)
                 try:
                     await cache.stop()
                 except LcfsError as exc:
-                    log.error("cache %d was not left clean: %s", cache.id, exc)
                     errors.append(exc)
-            for device in self.devices.values():
-                if device.cache is None and device.store is not None:
-                    try:
-                        await device.store.flush()
-                    except OSError as exc:
-                        log.error("disk %d could not be flushed: %s", device.id, exc)
-                        errors.append(Failed(f"disk {device.id} could not be flushed: {exc.strerror or exc}"))
-        if errors:
-            raise errors[0]
+                    log.error("cache %d was not left clean: %s", cache.id, exc)
+                    return
+                finally:
+                    nursery.cancel_scope.cancel()
+        finally:
+            if not cache.superblock.current.clean and not errors:
+                errors.append(Failed(f"cache {cache.id} was not left clean: {cache.path} does not answer"))
+
+    async def _stop_device(self, device: Device, errors: list[LcfsError]) -> None:
+        with trio.move_on_after(STOP_SECONDS) as scope:
+            try:
+                await device.flush_backing()
+            except (OSError, LcfsError) as exc:
+                errors.append(Failed(f"disk {device.id} could not be flushed: {exc}"))
+        if scope.cancelled_caught:
+            errors.append(Failed(f"disk {device.id} could not be flushed: {device.path} does not answer"))
 
     async def close(self) -> None:
         """Let go of every image and backing."""
@@ -182,33 +222,44 @@ class Manager:
 
     async def resume_cache(self, path: str) -> None:
         """Bring up the cache in `path` under the cursor's id, with the disks it remembers (dm-lc resume_cache)."""
-        if self.cursor == 0:
+        number = self.cursor
+        if number == 0:
             raise Invalid("the cursor is on 0; use switch_to ID with the id the cache is to have")
-        number = check_id("cache", self.cursor)
-        if number in self.caches:
-            raise AlreadyThere(f"cache {number} is {self.caches[number].path}; use switch_to with a free id")
         path = self.storage.canonical(path)
+        async with self._changing:
+            if number in self.caches:
+                raise AlreadyThere(f"cache {number} is {self.caches[number].path}; use switch_to with a free id")
+            for other in self.devices.values():
+                if self.storage.same(other.path, path):
+                    raise AlreadyThere(f"{path} is disk {other.id}; give a cache image")
+            await self._resume_cache(number, path)
+        self._changed()
+
+    async def _resume_cache(self, number: int, path: str) -> None:
         async with AsyncExitStack() as undo:
             image = await self.storage.open(path)
             undo.push_async_callback(image.close)
-            superblock = await read_superblock(image)
+            copies = await read_superblocks(image)
+            superblock = copies.best(path)
+            if copies.damaged:
+                superblock = await catch_up(image, superblock)
             if any(cache.uuid == superblock.uuid for cache in self.caches.values()):
                 raise AlreadyThere(f"{path} is a copy of a cache that is mounted here; mount one of them only")
             own: list[Device] = []
             for entry in superblock.disks:
-                if entry.cache_uuid != superblock.uuid:
-                    continue
-                known = self.devices.get(entry.id)
-                if known is not None and known.uuid != entry.uuid:
-                    raise AlreadyThere(f"disk id {entry.id} is {known.path} here and {entry.path} in {path}; remove one first")
-                if known is not None and known.cache is not None:
-                    raise InUse(f"disk {entry.id} is attached to cache {known.cache_id} here; detach it first")
-                own.append(await self._open_for(entry, undo))
+                if entry.cache_uuid == superblock.uuid:
+                    self._require_free(entry, path)
+                    own.append(await self._open_for(entry, undo))
             cache = await resume_cache(number, image, superblock, own)
             for device in own:
                 device.adopt(cache)
                 if device.store is not None:
-                    new_stamp(device)
+                    if device.missing and device.nr_dirty_caches:
+                        await device.store.close()
+                        device.store = None
+                    else:
+                        device.set_missing("")
+                        new_stamp(device)
             before = dict(self.devices)
             self.devices = dict(sorted({**self.devices, **{device.id: device for device in own}}.items()))
             self.caches = dict(sorted({**self.caches, number: cache}.items()))
@@ -218,19 +269,24 @@ class Manager:
                 await cache.begin()
                 for device in own:
                     await restamp(device)
+                await self._nursery.start(cache.run, name=f"cache {number}")
             except BaseException:
                 self.devices = before
                 del self.caches[number]
                 self._order.remove(number)
                 raise
-            for device in own:
-                old = before.get(device.id)
-                if old is not None and old.store is not None:
-                    await old.store.close()
             undo.pop_all()
-        await self._nursery.start(cache.run, name=f"cache {number}")
-        await self.commit_tables()
-        self._changed()
+        await self._remember(cache)
+
+    def _require_free(self, entry: DiskEntry, path: str) -> None:
+        """Raises when a disk of an image that is to be resumed clashes with what is here."""
+        known = self.devices.get(entry.id)
+        if known is None:
+            return
+        if known.uuid != entry.uuid:
+            raise AlreadyThere(f"disk id {entry.id} is {known.path} here and {entry.path} in {path}; remove one first")
+        if not known.missing:
+            raise InUse(f"disk {entry.id} is in use here without the cache in {path}; remove it first")
 
     async def _open_for(self, entry: DiskEntry, undo: AsyncExitStack) -> Device:
         device = Device(entry, None)
@@ -240,103 +296,110 @@ class Manager:
             undo.push_async_callback(store.close)
             if await is_stale(device, store):
                 device.set_missing(f"{entry.path} was in use under another cache since")
-            else:
-                device.store = store
+            device.store = store
         except LcfsError as exc:
             device.set_missing(str(exc))
         return device
 
     async def free_cache(self, number: int) -> None:
         """Stop a cache that no disk is attached to and let go of its image (dm-lc free_cache, B21)."""
-        cache = self.cache(number)
-        users = [device.id for device in self.devices.values() if device.cache is cache]
-        if users:
-            raise InUse(f"cache {number} is in use by disk {', '.join(map(str, users))}; detach first")
-        await cache.stop()
-        await cache.image.close()
-        del self.caches[number]
-        self._order.remove(number)
-        if self.cursor == number:
-            self.cursor = 0
-        await self.commit_tables()
-        self._changed()
+        async with self._changing:
+            cache = self.cache(number)
+            users = [device.id for device in self.devices.values() if device.cache is cache]
+            if users:
+                raise InUse(f"cache {number} is in use by disk {', '.join(map(str, users))}; detach first")
+            try:
+                await cache.stop()
+            finally:
+                # its daemons have ended: it is of no use any more, whether its image is clean or not
+                await cache.image.close()
+                del self.caches[number]
+                self._order.remove(number)
+                if self.cursor == number:
+                    self.cursor = 0
+                self._changed()
+            home = self._home()
+            if home is not None:
+                await home.commit(both=True)
 
     # Disks
 
     async def create(self, number: int, path: str, size: int | None, cache_id: int, name: str | None) -> None:
         """A new disk: on an existing file or device, or on a new sparse file. Attached when `cache_id` is not 0."""
         check_id("disk", number)
-        if number in self.devices:
-            raise AlreadyThere(f"disk {number} exists ({self.devices[number].path}); take another id")
-        cache = self.cache(cache_id) if cache_id else None
         path = self.storage.canonical(path)
-        for other in self.devices.values():
-            if self.storage.same(other.path, path):
-                raise AlreadyThere(f"{path} is disk {other.id}; take another backing")
-        for image in self.caches.values():
-            if self.storage.same(image.path, path):
-                raise AlreadyThere(f"{path} is the image of cache {image.id}; take another backing")
-        async with AsyncExitStack() as undo:
-            if self.storage.exists(path):
-                store = await self.storage.open(path)
-                entry = await self._entry_of(number, path, size, name, store, undo)
-            else:
-                entry = await new_entry(number, path, size, name, None)
-                store = await self.storage.create(path, entry.size)
-                undo.push_async_callback(self.storage.remove, path)
-                undo.push_async_callback(store.close)
-            device = Device(entry, store)
-            new_stamp(device)
-            if cache is not None:
-                device.attached_at = cache.durable
-                device.set_cache(cache)
-                cache.attach(device)
-            self.devices = dict(sorted({**self.devices, number: device}.items()))
-            try:
-                await self.commit_tables(cache)
-                await restamp(device)
-            except BaseException:
-                del self.devices[number]
+        async with self._changing:
+            if number in self.devices:
+                raise AlreadyThere(f"disk {number} exists ({self.devices[number].path}); take another id")
+            cache = self.cache(cache_id) if cache_id else None
+            for other in self.devices.values():
+                if self.storage.same(other.path, path):
+                    raise AlreadyThere(f"{path} is disk {other.id}; take another backing")
+            for image in self.caches.values():
+                if self.storage.same(image.path, path):
+                    raise AlreadyThere(f"{path} is the image of cache {image.id}; take another backing")
+            async with AsyncExitStack() as undo:
+                device = await self._new_device(number, path, size, name, undo)
+                new_stamp(device)
                 if cache is not None:
-                    cache.release(device)
-                raise
-            undo.pop_all()
-        self._changed()
+                    device.attached_at = cache.durable
+                    device.set_cache(cache)
+                    cache.attach(device)
+                self.devices = dict(sorted({**self.devices, number: device}.items()))
+                try:
+                    await self._decide(cache)
+                    await restamp(device)
+                except BaseException:
+                    del self.devices[number]
+                    if cache is not None:
+                        cache.release(device)
+                    raise
+                undo.pop_all()
+            self._changed()
+            await self._remember(cache)
 
-    async def _entry_of(
-        self, number: int, path: str, size: int | None, name: str | None, store: BlockStore, undo: AsyncExitStack
-    ) -> DiskEntry:
+    async def _new_device(self, number: int, path: str, size: int | None, name: str | None, undo: AsyncExitStack) -> Device:
+        if not self.storage.exists(path):
+            entry = await new_entry(number, path, size, name, None)
+            store = await self.storage.create(path, entry.size)
+            undo.push_async_callback(self.storage.remove, path)
+            undo.push_async_callback(store.close)
+            return Device(entry, store)
+        store = await self.storage.open(path)
         undo.push_async_callback(store.close)
         entry = await new_entry(number, path, size, name, store)
         for other in self.devices.values():
             if other.uuid == entry.uuid:
                 raise AlreadyThere(f"{path} carries the UUID of disk {other.id}; it is that disk, or a copy of it")
-        return entry
+        return Device(entry, store)
 
     async def attach(self, number: int, cache_id: int) -> None:
         """Give a disk without a cache one (dm-lc lc-attach). The disk stays in use; requests wait for a moment."""
-        device, cache = self.device(number), self.cache(cache_id)
-        if device.cache_uuid is not None:
-            raise InUse(f"disk {number} is attached to cache {device.cache_id or device.cache_uuid}; detach it first")
-        if device.missing:
-            raise Missing(f"disk {number} is missing: {device.missing}")
-        cache.check()
-        with self._operation(device), device.held():
-            await device.quiesce()
-            store = device.store
-            assert store is not None
-            # what went past the cache so far must not be newer than it looks
-            await store.flush()
-            device.attached_at = cache.durable
-            device.set_cache(cache)
-            cache.attach(device)
-            try:
-                await self.commit_tables(cache)
-            except BaseException:
-                cache.release(device)
-                device.set_cache(None)
-                raise
+        device = self.device(number)
+        self.cache(cache_id)
+        with self._operation(device):
+            if device.cache_uuid is not None:
+                raise InUse(f"disk {number} is attached to cache {device.cache_id or device.cache_uuid}; detach it first")
+            if device.missing:
+                raise Missing(f"disk {number} is missing: {device.missing}")
+            with device.held():
+                await device.quiesce()
+                # what went past the cache so far must not be lost while what comes later is kept
+                await device.flush_backing()
+                async with self._changing:
+                    cache = self.cache(cache_id)
+                    cache.check()
+                    device.attached_at = cache.durable
+                    device.set_cache(cache)
+                    cache.attach(device)
+                    try:
+                        await self._decide(cache)
+                    except BaseException:
+                        cache.release(device)
+                        device.set_cache(None)
+                        raise
         self._changed()
+        await self._remember(cache)
 
     async def detach(self, number: int) -> None:
         """Write back all lines of a disk, then send its requests past the cache (dm-lc lc-detach, B28, B29).
@@ -362,43 +425,43 @@ class Manager:
             await device.quiesce()
             while device.nr_dirty_caches:
                 await cache.drain(device)
-            cache.release(device)
-            device.set_cache(None)
-            try:
-                # from the commit on, its lines in the log are dead; one that is under way is not called off
-                with trio.CancelScope(shield=True):
-                    await self.commit_tables(cache)
-            except BaseException:
-                device.set_cache(cache)
-                cache.attach(device)
-                raise
+            async with self._changing:
+                cache.release(device)
+                device.set_cache(None)
+                try:
+                    # from this commit on, its lines in the log are dead
+                    await self._decide(cache)
+                except BaseException:
+                    device.set_cache(cache)
+                    cache.attach(device)
+                    raise
+        await self._remember(cache)
 
     async def remove(self, number: int) -> None:
         """Forget a disk: drained and detached first, its backing left as it is (dm-lc lc-remove)."""
         device = self.device(number)
-        if device.users:
-            raise InUse(f"disk {number} is open by {device.users} user(s); close it (a loop device: losetup -d) first")
         with self._operation(device):
+            if device.users:
+                raise InUse(f"disk {number} is open by {device.users} user(s); close it (a loop device: losetup -d) first")
             if device.missing and (device.nr_dirty_caches or (device.cache is None and device.cache_uuid is not None)):
                 raise Missing(
-                    f"disk {number} is missing and {device.nr_dirty_caches} dirty lines wait for it; bring it back first"
+                    f"disk {number} is missing and its {device.nr_dirty_caches} dirty lines wait for it; bring it back first"
                 )
             if device.cache is not None:
                 await self._detach(device)
             with device.held():
                 await device.quiesce()
-                store = device.store
-                if store is not None:
-                    await store.flush()
-                del self.devices[number]
-                try:
-                    with trio.CancelScope(shield=True):
-                        await self.commit_tables()
-                except BaseException:
-                    self.devices = dict(sorted({**self.devices, number: device}.items()))
-                    raise
+                if device.store is not None:
+                    await device.flush_backing()
+                async with self._changing:
+                    del self.devices[number]
+                    try:
+                        await self._decide(None)
+                    except BaseException:
+                        self.devices = dict(sorted({**self.devices, number: device}.items()))
+                        raise
                 device.set_missing("it was removed")
-                device.store = None
+                store, device.store = device.store, None
                 if store is not None:
                     await store.close()
         self._changed()
@@ -426,7 +489,8 @@ class Manager:
         """Rename; durable when this returns. Raises Invalid."""
         before, device.name = device.name, check_name(name)
         try:
-            await self.commit_tables(device.cache)
+            await self._decide(device.cache)
+            await self._remember(device.cache)
         except BaseException:
             device.name = before
             raise
@@ -435,7 +499,8 @@ class Manager:
         """Change migrate_threshold; durable when this returns. Raises Invalid (B16)."""
         before, device.migrate_threshold = device.migrate_threshold, MIGRATE_THRESHOLD.check(value)
         try:
-            await self.commit_tables(device.cache)
+            await self._decide(device.cache)
+            await self._remember(device.cache)
         except BaseException:
             device.migrate_threshold = before
             raise
@@ -483,7 +548,7 @@ async def open_manager(
             try:
                 yield manager
             except BaseException:
-                with trio.move_on_after(STOP_SECONDS, shield=True):
+                with trio.CancelScope(shield=True):
                     await manager.stop()
                 raise
             else:

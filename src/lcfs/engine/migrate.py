@@ -86,6 +86,7 @@ class Migrator:
         paced: Callable[[], bool],
         batch_size: Callable[[], int],
         waiting: Callable[[], Sequence[CachedDevice]],
+        blocked: Callable[[], bool],
         on_stuck: Callable[[str], None],
         on_bad_line: Callable[[CachedDevice, int], None],
     ) -> None:
@@ -100,6 +101,7 @@ class Migrator:
         self._paced = paced
         self._batch_size = batch_size
         self._waiting = waiting
+        self._blocked = blocked
         self._on_stuck = on_stuck
         self._on_bad_line = on_bad_line
         self._wake = trio.Event()
@@ -159,12 +161,12 @@ class Migrator:
             await self._wait_durable(before)
         except LcfsError:
             return False
-        owners = np.unique(ring.states.device_array[ring.dirty_indices(first, last)])
+        owners = np.unique(ring.states.device_array[self._without_bad(ring.dirty_indices(first, last))])
         devices = [device for device in map(ring.devices.__getitem__, owners) if device is not None]
         devices = [device for device in devices if not device.stuck and not device.writeback.locked()]
         await self._run_jobs(devices, first, last, before)
         moved = await self.advance_tail(last)
-        if not moved and any(not device.stuck for device in self._waiting()):
+        if not moved and self._blocked():
             moved = await self._make_way(first)
         return moved
 
@@ -234,12 +236,10 @@ class Migrator:
             raise Missing(f"the backing of disk {device.id} is missing; bring it back and mount again")
         # looked up only now: while this job waited, slots may have been given to other lines
         indices = ring.dirty_indices(max(first_id, ring.tail), last_id)
-        indices = indices[states.device_array[indices] == device.id]
+        indices = self._without_bad(indices[states.device_array[indices] == device.id])
         positions = ring.positions(indices)
-        indices, positions = indices[positions < before], positions[positions < before]
-        if self._ring.bad_lines:
-            known_bad = np.isin(indices, list(self._ring.bad_lines))
-            indices, positions = indices[~known_bad], positions[~known_bad]
+        early = positions < before
+        indices, positions = indices[early], positions[early]
         if not len(indices):
             return 0
         # the lowest addresses first, read from the image in the order in which they lie there
@@ -294,8 +294,8 @@ class Migrator:
             # short steps on a slow disk, so that progress shows; long ones on a quick disk, to merge more
             if trio.current_time() - began < DRAIN_STEP:
                 limit = min(2 * limit, BATCH_LINES)
-        owners = self._ring.states.device_array
-        if any(owners[index] == device.id for index in self._ring.bad_lines):
+        owners, dirty = self._ring.states.device_array, self._ring.states.dirty_array
+        if any(owners[index] == device.id and dirty[index] for index in self._ring.bad_lines):
             raise Failed(
                 f"lines of disk {device.id} on {self._image.name} are damaged and cannot be written back; "
                 "run `lcfs check` to see which"
@@ -321,15 +321,29 @@ class Migrator:
         lengths = lasts - firsts + 1
         bases = np.concatenate(([0], np.cumsum(lengths)[:-1]))
         data = memoryview(bytearray(int(lengths.sum()) * LINE))
-        try:
-            for first, base, length in zip(firsts.tolist(), bases.tolist(), lengths.tolist(), strict=True):
-                await self._image.readinto(first * LINE, data[base * LINE : (base + length) * LINE])
-        except OSError as exc:
-            log.warning("%s cannot be read: %s", self._image.name, exc)
-            raise Failed(f"{self._image.name} cannot be read: {exc.strerror or exc}", errno=exc.errno) from exc
+        for first, base, length in zip(firsts.tolist(), bases.tolist(), lengths.tolist(), strict=True):
+            await self._read_span(first, data[base * LINE : (base + length) * LINE])
         span = np.searchsorted(firsts, indices, side="right") - 1
         places = (indices - firsts[span] + bases[span]) * LINE
         return data, places.tolist()
+
+    async def _read_span(self, first: int, out: memoryview) -> None:
+        """Neighbouring blocks of the image. What cannot be read is left zero: it fails its CRC, as a damaged line does."""
+        try:
+            await self._image.readinto(first * LINE, out)
+        except OSError as exc:
+            if len(out) == LINE:
+                log.warning("block %d of %s cannot be read: %s", first, self._image.name, exc)
+                out[:] = bytes(LINE)
+                return
+            for at in range(0, len(out), LINE):
+                await self._read_span(first + at // LINE, out[at : at + LINE])
+
+    def _without_bad(self, indices: Indices) -> Indices:
+        """Those that are not known to be damaged."""
+        if not self._ring.bad_lines:
+            return indices
+        return indices[~np.isin(indices, list(self._ring.bad_lines))]
 
     async def _make_way(self, segment_id: int) -> bool:
         """Copy the lines that keep `segment_id` from being given up to the head of the log.
@@ -343,7 +357,7 @@ class Migrator:
             return False
         barred = sum(map(self._is_barred, ring.dirty_indices(segment_id, ring.last_closed).tolist()))
         lines = ring.geometry.lines_per_segment
-        if (ring.last_closed - segment_id + 1) * lines - barred < lines:
+        if barred > (ring.geometry.nr_segments - 2) * lines:
             # put together they would still fill the ring: only their disks can help
             if not any(device.late for device in ring.attached()):
                 self._on_stuck(
@@ -351,16 +365,16 @@ class Migrator:
                     "missing or failing disk"
                 )
             return False
-        try:
-            data, places = await self._read_lines(indices)
-        except LcfsError:
-            return False
+        data, places = await self._read_lines(indices)
         if ring.tail > segment_id:
             return True
         for index, place in zip(indices.tolist(), places, strict=True):
             device = ring.devices[ring.states.device[index]]
             if device is None or not ring.states.dirty[index]:
                 continue
+            if index not in ring.bad_lines and crc32c(data[place : place + LINE]) != ring.states.crc[index]:
+                ring.bad_lines.add(index)
+                self._on_bad_line(device, index)
             if not self._copy_forward(device, index, data[place : place + LINE]):
                 return False
         return await self.advance_tail(segment_id)

@@ -17,7 +17,7 @@ import numpy as np
 from lcfs.engine.block_store import BlockStore
 from lcfs.engine.cache import Cache
 from lcfs.engine.cached_device import CachedDevice
-from lcfs.engine.disk_format import Superblock
+from lcfs.engine.disk_format import Superblock, unpack_record_header
 from lcfs.engine.errors import Failed
 from lcfs.engine.geometry import LINE, SECTOR
 from lcfs.engine.log_reader import LogReader, Record
@@ -73,6 +73,28 @@ async def resume_cache(
     if bad_lines:
         log.error("%d lines of %s are damaged", len(bad_lines), image.name)
     return cache
+
+
+async def catch_up(image: BlockStore, superblock: Superblock) -> Superblock:
+    """What the superblock of an image must at least say, from the log, where one of its copies is damaged.
+
+    A tail goes to one copy only, so the copy that is left may be older than the log, whose records say how far tail
+    and durable log were when they were sealed. Everything else is committed to both copies. Looks at every slot.
+    """
+    geometry = superblock.geometry
+    tail, head = superblock.tail, superblock.head
+    raw = bytearray(LINE)
+    for slot in range(geometry.nr_segments):
+        await image.readinto(geometry.start_block(slot + 1) * LINE, memoryview(raw))
+        header = unpack_record_header(raw, superblock.uuid)
+        if header is None or header.generation != superblock.generation:
+            continue
+        segment_id, block = divmod(header.position, geometry.blocks_per_segment)
+        if block == 0 and geometry.slot(segment_id) == slot:
+            tail, head = max(tail, header.tail), max(head, header.durable)
+    if (tail, head) != (superblock.tail, superblock.head):
+        log.warning("%s: the superblock that is left is older than the log; going by the log", image.name)
+    return attrs.evolve(superblock, tail=tail, head=head, clean=superblock.clean and tail == superblock.tail)
 
 
 def replay(ring: Ring, record: Record, since: Mapping[int, int]) -> list[int]:

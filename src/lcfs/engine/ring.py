@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcfs.engine.cached_device import CachedDevice
-from lcfs.engine.geometry import MAX_ID, Geometry
+from lcfs.engine.geometry import Geometry
 from lcfs.engine.lookup import LineStates
 
 Indices = npt.NDArray[np.int64]
@@ -28,7 +28,8 @@ class Ring:
     def __init__(self, geometry: Geometry, tail: int, segment_id: int) -> None:
         self.geometry = geometry
         self.states = LineStates(geometry.nr_blocks)
-        self.devices: list[CachedDevice | None] = [None] * (MAX_ID + 1)
+        self.devices: list[CachedDevice | None] = [None] * 256
+        """By id. As long as a byte can count: an id on disk is any byte."""
         self.tail = tail
         """Id of the oldest segment in use (durable tail)."""
         self.segment_id = segment_id

@@ -23,7 +23,7 @@ from lcfs.engine.disk_table import merge_tables
 from lcfs.engine.errors import AlreadyThere, Invalid, LcfsError, NoSuchThing, Unsuitable, WrongDisk
 from lcfs.engine.formatting import format_image
 from lcfs.engine.geometry import SECTOR
-from lcfs.engine.recover import resume_cache
+from lcfs.engine.recover import catch_up, resume_cache
 from lcfs.engine.spec import (
     DEFAULT_DISK_SIZE,
     CacheSpec,
@@ -105,6 +105,11 @@ class Startup:
             superblock = copies.best(path)
             for number in copies.damaged:
                 self.say(f"{path}: superblock copy {number} is damaged ({copies.copies[number]}); the other one is used")
+            if copies.damaged:
+                superblock = await catch_up(store, superblock)
+            for _, other, _, known in chosen:
+                if known is not None and known.uuid == superblock.uuid:
+                    raise AlreadyThere(f"{path} is a copy of {other}; mount one of them only")
             chosen.append((cache, path, store, superblock))
         used = {cache.id for cache, *_ in chosen if cache.id is not None}
         if len(used) < sum(cache.id is not None for cache, *_ in chosen):
@@ -145,11 +150,11 @@ class Startup:
             for device in own:
                 device.adopt(cache)
         for device in self.devices.values():
-            self._decide_on_stale(device, wanted)
+            await self._decide_on_stale(device, wanted)
             if device.missing and device.nr_dirty_caches:
                 self.say(f"disk {device.id}: its {device.nr_dirty_caches} dirty lines are kept in cache {device.cache_id}")
 
-    def _decide_on_stale(self, device: Device, wanted: list[DeviceSpec]) -> None:
+    async def _decide_on_stale(self, device: Device, wanted: list[DeviceSpec]) -> None:
         """A backing that was in use elsewhere since: fit to be used only when the cache has nothing to put on it (R7)."""
         if device.id not in self._stale:
             return
@@ -159,7 +164,8 @@ class Startup:
             return
         if any(self.storage.same(device.path, named.path) for named in wanted):
             raise WrongDisk(device.missing)
-        device.store = None
+        self.say(f"disk {device.id} is missing: {device.missing}")
+        await self._let_go(device)
 
     # Disks
 
@@ -233,9 +239,15 @@ class Startup:
         except LcfsError as exc:
             if any(self.storage.same(entry.path, device.path) for device in wanted):
                 raise
-            device.store = None
+            await self._let_go(device)
             device.set_missing(str(exc))
             self.say(f"disk {entry.id} is missing: {exc}")
+
+    async def _let_go(self, device: Device) -> None:
+        """Give the lock of a backing back that will not be used."""
+        if device.store is not None:
+            await device.store.close()
+            device.store = None
 
     async def _open(self, path: str) -> BlockStore:
         store = await self.storage.open(path, readonly=self.readonly)
@@ -307,8 +319,10 @@ async def is_stale(device: Device, store: BlockStore) -> bool:
         return False
     if label.uuid != entry.uuid:
         raise WrongDisk(f"{entry.path} carries the UUID {label.uuid}, disk {entry.id} is {entry.uuid}: another disk")
+    if label.stamp not in (entry.stamp, entry.previous_stamp):
+        return True
     device.previous_stamp = label.stamp
-    return label.stamp not in (entry.stamp, entry.previous_stamp)
+    return False
 
 
 async def new_entry(number: int, path: str, size: int | None, name: str | None, store: BlockStore | None) -> DiskEntry:

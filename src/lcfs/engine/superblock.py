@@ -7,6 +7,7 @@ leaves the one before it (R9). Nothing that depends on a commit happens before i
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable
 
 import attrs
@@ -23,6 +24,9 @@ from lcfs.engine.disk_format import (
 )
 from lcfs.engine.errors import Damaged, LcfsError, NewerVersion, NotACacheImage
 from lcfs.engine.geometry import LINE, SUPERBLOCK_AREA
+
+COMMIT_PATIENCE = 120
+"""Seconds after which a commit that hangs is given up, and the cache with it."""
 
 
 @attrs.frozen
@@ -97,6 +101,7 @@ class SuperblockWriter:
         """The one that is durable."""
         self._store = store
         self._flush = flush
+        self._abandoned = False
         self._lock = trio.Lock()
 
     async def commit(self, snapshot: Callable[[], Superblock], *, both: bool = False) -> Superblock:
@@ -106,10 +111,14 @@ class SuperblockWriter:
         A commit that failed is repeated into the same copy by the next. Raises OSError, LcfsError.
         """
         async with self._lock:
+            if self._abandoned:
+                raise OSError(errno.EIO, "an earlier superblock commit hangs")
             # not to be called off: a worker thread left behind could overwrite a later commit with this one
-            with trio.CancelScope(shield=True):
+            with trio.move_on_after(COMMIT_PATIENCE, shield=True):
                 await self._commit(snapshot, both)
-            return self.current
+                return self.current
+            self._abandoned = True
+            raise OSError(errno.EIO, f"no answer for {COMMIT_PATIENCE} s")
 
     async def _commit(self, snapshot: Callable[[], Superblock], both: bool) -> None:
         wanted = snapshot()
