@@ -28,6 +28,8 @@ NESTED_POINTS = 6
 NESTED_STATES = 4
 TOO_LONG = 10_000.0
 """Seconds of the mock clock that a run may take."""
+MOMENT = 0.01
+"""Seconds in which the daemons write what is ready to be written."""
 SETUPS = (Setup(), Setup(blocks_per_segment=8, nr_segments=2), Setup(nr_segments=3))
 
 
@@ -166,12 +168,19 @@ class Explorer:
                     since = world.tick()
                     for step in script.steps:
                         await STEPS[step](world)
+                        await self._let_daemons_run(script)
+                    await trio.sleep(MOMENT)
                     for disk, size in model.sizes.items():
                         await world.read(disk, 0, size)
                     log = world.log.carried_on()
         except Exception as exc:
             raise Found(script, exc) from exc
         return Run(media, log, model, since)
+
+    async def _let_daemons_run(self, script: Script) -> None:
+        """Half of the workloads give the log time to be written between two steps, the others do not."""
+        if script.seed // 2 % 2:
+            await trio.sleep(MOMENT)
 
     async def follow(self, script: Script, media: Mapping[str, Medium], found: Recovered, step: str) -> Run:
         """Recover and go on with one step. Raises Found."""
@@ -182,6 +191,7 @@ class Explorer:
                 async with World(media, model, yields=True) as world:
                     await world.start()
                     await STEPS[step](world)
+                    await trio.sleep(MOMENT)
                     await world.check()
                     log = world.log.carried_on()
         except Exception as exc:

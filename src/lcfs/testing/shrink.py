@@ -92,12 +92,10 @@ async def narrate(script: Script) -> str:
         f"before: {script.prelude}",
         *(f"step: {step}" for step in script.steps),
     ]
-    explorer = Explorer(0)
-    run = await explorer.run(attrs.evolve(script, crashes=()))
-    for crash in script.crashes:
+    explorer, run = Explorer(0), None
+    for before, crash in zip((None, *script.crashes), script.crashes, strict=False):
+        run = await explorer.run(script) if before is None or run is None else await explorer.after(script, run, before)
         lines += _tell(crash, run.points()[crash.point])
-        if crash is not script.crashes[-1]:
-            run = await explorer.after(script, run, crash)
     return "\n".join(lines)
 
 

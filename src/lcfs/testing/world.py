@@ -58,15 +58,21 @@ async def make_media(setup: Setup) -> dict[str, Medium]:
 @asynccontextmanager
 async def doomed_mount(storage: MemoryStorage) -> AsyncIterator[Manager]:
     """A mount whose process dies when the block is left: nothing is flushed, stopped or closed."""
+    problem: Exception | None = None
     async with trio.open_nursery() as nursery:
-        manager = Manager(storage, nursery)
-        async with AsyncExitStack() as undo:
-            startup = Startup(storage, lambda _: None, False, undo)
-            await startup.run(SPEC)
-            await manager.start(startup)
-            undo.pop_all()
-        yield manager
+        try:
+            manager = Manager(storage, nursery)
+            async with AsyncExitStack() as undo:
+                startup = Startup(storage, lambda _: None, False, undo)
+                await startup.run(SPEC)
+                await manager.start(startup)
+                undo.pop_all()
+            yield manager
+        except Exception as exc:
+            problem = exc
         nursery.cancel_scope.cancel()
+    if problem is not None:
+        raise problem
 
 
 class World:
