@@ -5,11 +5,11 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 # Where mkfs, losetup and modprobe are; "su" without "-" leaves them out.
 export PATH := $(PATH):/usr/sbin:/sbin
-# What is handed to pytest besides its configuration: make test ARGS="-k lookup -x"
+# What is handed to pytest (make test ARGS="-k lookup -x") or to the benchmarks (make bench ARGS="--figures file")
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types format unit setup clean
+.PHONY: help run test check lint types format unit bench setup clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)$$/  make \1\t\2/p' Makefile | expand -t 18
@@ -22,6 +22,9 @@ test: setup ## set up, then lint, types and every test, real mounts and loop dev
 
 unit: setup ## only the tests that mount nothing
 	@$(PY) -m pytest -m "not mount and not loop" $(ARGS)
+
+bench: setup ## lcfs beside its peers, report in benchmarks/results; QUICK=1 only sees that everything works
+	@$(PY) -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
 check: lint types ## what can be said without running anything
 
