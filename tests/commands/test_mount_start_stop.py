@@ -199,9 +199,18 @@ def test_an_image_in_use_is_refused(lcfs: Lcfs) -> None:
 
 def test_files_that_cannot_be_written(lcfs: Lcfs) -> None:
     (lcfs.directory / "mnt").mkdir()
-    nowhere = lcfs.directory / "no/where"
-    for option in ("--log", "--pid-file"):
-        assert f"{nowhere} cannot be written" in refused(lcfs, "mnt", "--cache", "ssd.img", option, nowhere)
+    for path in (lcfs.directory / "no/where", lcfs.directory / "mnt"):
+        for option in ("--log", "--pid-file"):
+            assert f"{path} cannot be written" in refused(lcfs, "mnt", "--cache", "ssd.img", option, path)
+
+
+def test_a_refused_mount_makes_no_log_and_leaves_another_ones_pid_file(lcfs: Lcfs) -> None:
+    lcfs.mount()
+    (lcfs.directory / "second").mkdir()
+    pid = lcfs.pid_file().read_text()
+    words = ("--pid-file", lcfs.pid_file(), "--log", "new.log")
+    assert "in use by another lcfs" in refused(lcfs, "second", "--cache", "ssd.img", *words)
+    assert lcfs.pid_file().read_text() == pid
 
 
 def test_a_line_of_fstab(lcfs: Lcfs) -> None:

@@ -54,14 +54,14 @@ def serve(plan: MountPlan, reporter: Reporter) -> int:
         daemon_log.configure(plan, reporter)
         become_io_flusher()
         require_mountable(plan.mountpoint, plan.libfuse_options())
-        with _pid_file(plan.pid_file):
-            return trio.run(Daemon(plan, reporter).run)
     except CommandFailed as failure:
         reporter.failed(str(failure), failure.exit_code)
         return failure.exit_code
-    except OSError as error:
-        reporter.failed(f"{error.filename} cannot be written: {error.strerror}; give another path", MOUNT_FAILED)
-        return MOUNT_FAILED
+    try:
+        return trio.run(Daemon(plan, reporter).run)
+    finally:
+        if plan.pid_file is not None:
+            _remove_pid_file(plan.pid_file)
 
 
 class Daemon:
@@ -70,8 +70,8 @@ class Daemon:
     def __init__(self, plan: MountPlan, reporter: Reporter) -> None:
         self._plan = plan
         self._reporter = reporter
-        self._is_up = False
-        """The tree has answered."""
+        self._manager: Manager | None = None
+        """Set once the tree has answered."""
         self._called_off = False
         self._run_file: RunFile | None = None
 
@@ -122,12 +122,14 @@ class Daemon:
 
     def _announce(self, manager: Manager) -> None:
         self._manager = manager
-        self._is_up = True
-        device = os.stat(self._plan.mountpoint).st_dev
+        mount = mount_at(self._plan.mountpoint)  # not stat(2), which this thread itself would have to answer
         try:
-            self._run_file = RunFile(f"{os.major(device)}:{os.minor(device)}")
+            if mount is not None:
+                self._run_file = RunFile(mount.device)
         except OSError as error:
             log.info("no run file, so lcfs umount cannot wait for this daemon: %s", error)
+        if self._plan.pid_file is not None:
+            _write_pid_file(self._plan.pid_file)
         log.info("%s: mounted", self._plan.mountpoint)
         self._reporter.mounted()
 
@@ -135,21 +137,21 @@ class Daemon:
         stopping = False
         async for number in signals:
             name = signal.Signals(number).name
-            if not self._is_up:
+            if self._manager is None:
                 self._called_off = True
                 nursery.cancel_scope.cancel()
             elif not stopping:
                 stopping = True
                 log.info("%s: stopping", name)
-                nursery.start_soon(self._stop)
+                nursery.start_soon(self._stop, self._manager)
             else:
                 log.warning("%s again: %s is taken away from whoever holds it", name, self._plan.mountpoint)
                 fuse_loop.stop()
 
-    async def _stop(self) -> None:
+    async def _stop(self, manager: Manager) -> None:
         """Unmount as soon as nobody holds the tree; `fuse_loop.serve` returns then."""
         mountpoint = self._plan.mountpoint
-        for cache in self._manager.caches.values():
+        for cache in manager.caches.values():
             try:
                 await cache.flush_current_buffer()
                 await cache.commit_super_block()
@@ -174,10 +176,12 @@ class Daemon:
 
     def _fail(self, exc: Exception) -> int:
         sentence = _sentence(exc)
-        if not self._is_up:
+        if self._manager is None:
             self._reporter.failed(sentence, MOUNT_FAILED)
             return MOUNT_FAILED
         log.error("%s: no clean stop: %s", self._plan.mountpoint, sentence)
+        if self._plan.log_file is not None:
+            self._reporter.failed(sentence, FAILED)
         if self._run_file is not None:
             self._run_file.failed(sentence)
         return FAILED
@@ -204,16 +208,18 @@ def _leaves(exc: BaseException) -> Iterator[BaseException]:
         yield exc
 
 
-@contextlib.contextmanager
-def _pid_file(path: str | None) -> Iterator[None]:
-    """Hold our pid in the file `path`, if any, while the block runs. Raises OSError."""
-    if path is None:
-        yield
-        return
-    with open(path, "w", encoding="ascii") as pid_file:
-        pid_file.write(f"{os.getpid()}\n")
+def _write_pid_file(path: str) -> None:
     try:
-        yield
-    finally:
-        with contextlib.suppress(FileNotFoundError):
+        with open(path, "w", encoding="ascii") as pid_file:
+            pid_file.write(f"{os.getpid()}\n")
+    except OSError as error:
+        log.error("%s could not be written: %s", path, error.strerror)
+
+
+def _remove_pid_file(path: str) -> None:
+    """Unless it is another daemon's by now."""
+    with contextlib.suppress(OSError, ValueError):
+        with open(path, encoding="ascii") as pid_file:
+            pid = int(pid_file.read())
+        if pid == os.getpid():
             os.unlink(path)

@@ -26,10 +26,10 @@ class ReporterHandler(logging.Handler):
 
 
 def configure(plan: MountPlan, reporter: Reporter) -> None:
-    """Set the loggers of this process up. Raises OSError where the log file cannot be written."""
+    """Set the loggers of this process up. A log file is made by its first line: a refused mount has none."""
     handler: logging.Handler
     if plan.log_file is not None:
-        handler = logging.FileHandler(plan.log_file, encoding="utf-8", errors="surrogateescape")
+        handler = logging.FileHandler(plan.log_file, encoding="utf-8", errors="surrogateescape", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     elif not plan.background:
         handler = ReporterHandler(reporter)

@@ -85,9 +85,20 @@ def plan_of(options: argparse.Namespace) -> MountPlan:
         live=options.live,
         debug=options.debug,
         background=not (options.foreground or options.debug or options.live),
-        pid_file=os.path.abspath(options.pid_file) if options.pid_file is not None else None,
-        log_file=os.path.abspath(options.log) if options.log is not None else None,
+        pid_file=_writable(options.pid_file),
+        log_file=_writable(options.log),
     )
+
+
+def _writable(path: str | None) -> str | None:
+    """The absolute path of a file that the daemon will be able to write; it is not made here."""
+    if path is None:
+        return None
+    path = os.path.abspath(path)
+    directory = os.path.dirname(path)
+    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else directory, os.W_OK):
+        raise CommandFailed(f"{path} cannot be written; give a file in a directory that is there", MOUNT_FAILED)
+    return path
 
 
 def _serve(plan: MountPlan, reporter: Reporter) -> int:

@@ -15,19 +15,23 @@ PASSED = frozenset(
 )
 """Given to libfuse as they are."""
 
+OWN = frozenset({"ro", "rw", "nonempty", "writeback_cache"})
+"""Flags that lcfs itself acts on."""
+
+OWN_VALUES = frozenset({"uid", "gid", "mode", "fsname"})
+"""Words with a value that lcfs itself acts on."""
+
 IGNORED = frozenset(
     {
-        *("defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "rw"),
+        *("defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev"),
         *("relatime", "norelatime", "strictatime", "nostrictatime", "lazytime", "nolazytime"),
-        *("dev", "suid", "exec", "default_permissions", "nonempty", "writeback_cache", "ro", "mand", "nomand"),
-        *("iversion", "noiversion", "silent", "loud"),
+        *("dev", "suid", "exec", "mand", "nomand", "iversion", "noiversion", "silent", "loud"),
+        *("default_permissions", "comment", "subtype"),
     }
 )
-"""For mount(8) and fstab(5), or on anyway, or lcfs's own: libfuse would refuse them."""
+"""For mount(8) and fstab(5) only, or on anyway: libfuse would refuse them, or say them twice."""
 
 DEFAULT_MODE = 0o600
-
-IGNORED_WITH_VALUE = frozenset({"comment", "subtype", "uid", "gid", "mode", "fsname"})
 
 
 @attrs.frozen
@@ -55,20 +59,18 @@ def parse_options(words: list[str]) -> MountOptions:
     passed: set[str] = set()
     for option in (option for word in words for option in word.split(",") if option):
         key, equals, value = option.partition("=")
-        if key.startswith(("x-", "X-")):
+        if key in IGNORED or key.startswith(("x-", "X-")):
             continue
-        if equals and key in IGNORED_WITH_VALUE:
+        if equals and key in OWN_VALUES:
             values[key] = value
-        elif equals and key == "max_read":
-            passed.add(option)
-        elif equals or key not in PASSED | IGNORED:
-            raise ValueError(f"mount option {option!r} is not known; lcfs-mount(8) lists those that are")
-        elif key in PASSED:
-            passed.add(key)
-        else:
+        elif not equals and key in OWN:
             flags[key] = True
             if key in ("ro", "rw"):
                 flags["ro"] = key == "ro"
+        elif key in PASSED if not equals else key == "max_read":
+            passed.add(option)
+        else:
+            raise ValueError(f"mount option {option!r} is not known; lcfs-mount(8) lists those that are")
     mode = _number(values, "mode", r"[0-7]{1,4}", 8, "octal permission bits such as 0660")
     return MountOptions(
         readonly=flags.get("ro", False),
