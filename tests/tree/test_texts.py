@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""status and metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lcfs.engine import CacheSpec, MountSpec
+from lcfs.engine.stats import FULLSIZE, HIT, WRITE
+from tests.tree.world import MIB, World, open_world
+
+
+async def test_status_tells_a_person(world: World) -> None:
+    world.bind(7, "/mnt/lc/devices/2")
+    await world.disk.write(0, bytes(8192))
+    await world.disk.read(0, 4096)
+    await world.message("suspend 2")
+    text = world.read("status")
+    for line in (
+        "cache 1: running",
+        "  image     /ssd.img",
+        f"  lines     {7 * 255}, 2 dirty (0.1 %)",
+        "  reads     1, 100.0 % hits",
+        "  writes    2, 0.0 % hits",
+        "disk 1: running",
+        "  name      first",
+        "  cache     1, 2 dirty lines",
+        "  loop      none",
+        "disk 2: running, suspended",
+        "  backing   /two.img",
+        f"  size      {2 * MIB} bytes",
+        "  loop      7:7",
+    ):
+        assert line in text.splitlines()
+
+
+async def test_metrics_are_in_prometheus_form(world: World) -> None:
+    world.cache.stats.counters[WRITE | HIT | FULLSIZE] = 42
+    world.disk.name = 'with "quotes" and \\'
+    samples: dict[str, str] = {}
+    described: list[str] = []
+    for line in world.read("metrics").splitlines():
+        if line.startswith("#"):
+            _, keyword, name, rest = line.split(" ", 3)
+            assert keyword in ("HELP", "TYPE")
+            assert rest in ("gauge", "counter") or keyword == "HELP"
+            described.append(name)
+        else:
+            key, value = line.rsplit(" ", 1)
+            assert key.partition("{")[0] == described[-1] == described[-2]
+            assert key not in samples
+            samples[key] = value
+    assert samples['lcfs_cache_requests_total{cache="1",write="1",hit="1",on_buffer="0",fullsize="1"}'] == "42"
+    assert sum(key.startswith("lcfs_cache_requests_total") for key in samples) == 16
+    assert samples['lcfs_cache_dirty_lines{cache="1"}'] == "0"
+    assert samples['lcfs_cache_state{cache="1",state="running"}'] == "1"
+    assert samples['lcfs_device_size_bytes{device="2"}'] == str(2 * MIB)
+    escaped = r'name="with \"quotes\" and \\"'
+    assert any(key.startswith("lcfs_device_info") and escaped in key for key in samples)
+
+
+async def test_the_texts_need_no_disk_at_all(tmp_path: Path) -> None:
+    spec = MountSpec(caches=(CacheSpec("/ssd.img", size=4 * MIB),), default_disk=False)
+    async with open_world(tmp_path, spec) as world:
+        assert world.names("devices") == set()
+        assert "/ssd.img" in world.read("status")
+        assert 'lcfs_cache_lines{cache="1"} 765' in world.read("metrics").splitlines()
