@@ -70,6 +70,12 @@ class Barriers:
             if position > self.durable:
                 self._check()
 
+    def request(self, position: int) -> None:
+        """Have the log made durable up to `position` some time soon; nobody waits for it."""
+        if not self._waiters:
+            self._waiters.append(_Waiter(position, trio.current_time()))
+            self._arrival.set()
+
     def release_all(self) -> None:
         """Wake every waiter: `check` tells them why."""
         for waiter in self._waiters:

@@ -19,7 +19,7 @@ from lcfs.engine.superblock import read_superblocks
 from lcfs.engine.tunables import defaults
 
 ALLOCATED = 64 << 10
-"""Bytes of each copy's area that formatting writes: room for the disk table to grow."""
+"""Bytes of each copy's area that formatting writes, so that in a sparse image the disk table has room to grow."""
 
 
 async def format_image(
@@ -40,12 +40,13 @@ async def format_image(
         clean=True,
         tunables=defaults(),
     )
-    for offset in SUPERBLOCK_COPIES:
-        # allocated now, so that a commit into a sparse image needs no room later
-        await store.write(offset, [bytes(ALLOCATED)])
-    for sequence in (1, 2):
+    copies = (await read_superblocks(store)).copies
+    newest = max((copy.sequence for copy in copies if isinstance(copy, Superblock)), default=0)
+    for sequence in (newest + 1, newest + 2):
+        # the copy that is not in force comes first: a crash leaves the former cache or the new one
         superblock = attrs.evolve(superblock, sequence=sequence)
-        await store.write(SUPERBLOCK_COPIES[sequence % 2], [pack_superblock(superblock)])
+        packed = pack_superblock(superblock)
+        await store.write(SUPERBLOCK_COPIES[sequence % 2], [packed, bytes(ALLOCATED - len(packed))])
         await store.flush()
     return superblock
 

@@ -30,8 +30,11 @@ from lcfs.engine.write_buffer import NR_BUFFERS, BufferPool, WriteBuffer
 
 log = logging.getLogger("lcfs.engine.log")
 
-STRUGGLING_SHARE = 8
-"""Writers of a disk that struggles get no segment when less than 1/8 of the ring is free."""
+GREEDY_SHARE = 8
+"""Writers of a disk that struggles, or that has 7/8 of the cache for its dirty lines, get none of the last 1/8 of the ring."""
+UNSYNCED_SEGMENTS = 32
+"""Log that was written and not flushed is flushed when it is longer than this. So behind a hole in the durable log
+there is, within log_reader.LOOKAHEAD_SEGMENTS, a record that says so."""
 EARLY_SHARE = 8
 """Migration does not wait for a full ring: where it may, it begins when less than 1/8 is free."""
 
@@ -123,8 +126,8 @@ class Log:
     def roll(self, device: CachedDevice | None) -> bool:
         """Close the open segment, if any, and open the next; False when its slot or a buffer is not free.
 
-        While a disk struggles, one segment is kept back to copy its lines forward (`device` None), and the last
-        part of the ring is for writers of disks that keep up: one bad disk does not fill the cache for all (R6).
+        One segment is kept back to copy lines forward (`device` None), and the last part of the ring is for writers
+        of disks that keep up: one bad disk does not fill the cache for all (R6).
         """
         if self._buffer is not None and self._cursor == self._limit:
             # closed before asking for room: in a ring of one segment it is what has to be migrated to make room
@@ -155,13 +158,13 @@ class Log:
 
     def has_room(self, device: CachedDevice | None) -> bool:
         """Whether the ring has a segment for a writer of `device`; see `roll`."""
-        reserve = 0
-        if device is not None and self.geometry.nr_segments > 2:
-            if device.struggling:
-                reserve = max(2, self.geometry.nr_segments // STRUGGLING_SHARE)
-            elif any(other.struggling for other in self.ring.attached()):
-                reserve = 1
-        return self.ring.nr_free > reserve
+        nr_segments, nr_free = self.geometry.nr_segments, self.ring.nr_free
+        if device is None or nr_segments <= 2:
+            return nr_free > 0
+        greedy = device.nr_dirty_caches * GREEDY_SHARE > self.geometry.nr_caches * (GREEDY_SHARE - 1)
+        if device.struggling or (greedy and len(self.ring.attached()) > 1):
+            return nr_free > max(2, nr_segments // GREEDY_SHARE)
+        return nr_free > 1
 
     def seal(self) -> int:
         """Close the open record and queue it for the image; the log position behind it.
@@ -231,6 +234,8 @@ class Log:
         self.last_flushed_segment_id = max(self.last_flushed_segment_id, buffer.segment_id)
         if buffer.closed and buffer.pending == 0:
             self._release(buffer)
+        if end_position - self.durable > UNSYNCED_SEGMENTS * self._blocks:
+            self.barriers.request(end_position)
 
     def _release(self, buffer: WriteBuffer) -> None:
         del self._ram[buffer.slot]

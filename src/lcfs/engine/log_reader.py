@@ -38,7 +38,7 @@ from lcfs.engine.errors import Damaged
 from lcfs.engine.geometry import LINE
 
 LOOKAHEAD_SEGMENTS = 64
-"""How far behind a gap evidence is looked for: as many segments as there are write buffers."""
+"""How far behind a gap evidence is looked for: twice as far as the log is written ahead of what is durable (log.py)."""
 
 
 class Verdict(enum.Enum):

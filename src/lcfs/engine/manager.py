@@ -293,12 +293,18 @@ class Manager:
         device.make_table()
         try:
             store = await self.storage.open(entry.path)
-            undo.push_async_callback(store.close)
-            if await is_stale(device, store):
-                device.set_missing(f"{entry.path} was in use under another cache since")
-            device.store = store
         except LcfsError as exc:
             device.set_missing(str(exc))
+            return device
+        try:
+            if await is_stale(device, store):
+                device.set_missing(f"{entry.path} was in use under another cache since")
+        except LcfsError as exc:
+            await store.close()
+            device.set_missing(str(exc))
+            return device
+        undo.push_async_callback(store.close)
+        device.store = store
         return device
 
     async def free_cache(self, number: int) -> None:

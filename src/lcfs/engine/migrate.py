@@ -223,11 +223,17 @@ class Migrator:
         """
         async with device.writeback:
             device.late_at = trio.current_time() + HUNG_AFTER
+            struggled = device.struggling
             try:
-                return await self._write_back(device, first_id, last_id, before, limit)
+                count = await self._write_back(device, first_id, last_id, before, limit)
             finally:
+                late = device.late
                 device.late_at = float("inf")
+                if late or struggled != device.struggling:
+                    self.wake()
+            if count:
                 self.wake()
+            return count
 
     async def _write_back(self, device: CachedDevice, first_id: int, last_id: int, before: int, limit: int) -> int:
         ring, states = self._ring, self._ring.states

@@ -7,6 +7,7 @@ fails: a refused mount leaves no trace.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import uuid as _uuid
@@ -36,6 +37,8 @@ from lcfs.engine.spec import (
     free_id,
 )
 from lcfs.engine.superblock import read_superblocks
+
+log = logging.getLogger("lcfs.engine.startup")
 
 
 @attrs.define(eq=False)
@@ -352,9 +355,15 @@ async def new_entry(number: int, path: str, size: int | None, name: str | None, 
 
 
 async def restamp(device: Device) -> None:
-    """Mark the backing as in use by this mount. The new stamp must be durable in the superblock before."""
+    """Mark the backing as in use by this mount. The new stamp must be durable in the superblock before.
+
+    A backing that cannot be marked keeps the stamp it has, which stays valid: worth a warning, no more.
+    """
     if device.store is not None:
-        await device.store.write_label(Label(device.uuid, device.stamp))
+        try:
+            await device.store.write_label(Label(device.uuid, device.stamp))
+        except OSError as exc:
+            log.warning("disk %d: %s cannot be marked as in use: %s", device.id, device.path, exc)
 
 
 def new_stamp(device: Device) -> None:
