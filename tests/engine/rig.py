@@ -44,6 +44,8 @@ from lcfs.testing import (
 )
 
 CACHE_UUID = UUID("c0ffee00-0000-4000-8000-000000000001")
+PATIENCE = 100_000
+"""Seconds of the test's clock, which jumps, after which a run counts as hung."""
 QUIET = {"update_interval": 0, "allow_migrate": 0}
 
 
@@ -148,12 +150,13 @@ class Lab:
         cache = await resume_cache(superblock.cache_id, image, superblock, devices.values(), nr_buffers=nr_buffers)
         await cache.begin()
         log.clear()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(cache.run)
-            yield Rig(self, cache, devices, image, backings, log)
-            if clean:
-                await cache.stop()
-            nursery.cancel_scope.cancel()
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(cache.run)
+                yield Rig(self, cache, devices, image, backings, log)
+                if clean:
+                    await cache.stop()
+                nursery.cancel_scope.cancel()
 
 
 @attrs.define
