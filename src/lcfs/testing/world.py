@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import TracebackType
 
 import attrs
@@ -16,7 +16,7 @@ from lcfs.engine.geometry import LINE, SECTOR, SUPERBLOCK_AREA
 from lcfs.engine.manager import Manager, open_manager
 from lcfs.engine.spec import CacheSpec, DeviceSpec, MountSpec
 from lcfs.engine.startup import Startup
-from lcfs.testing.audit import audit
+from lcfs.testing.audit import audit, audit_counts
 from lcfs.testing.log import Log, LogStore
 from lcfs.testing.memory import Medium
 from lcfs.testing.model import Model, Violation
@@ -100,6 +100,9 @@ class World:
         if logged:
             self.storage.wrap = self._wrap_for(self.log)
         self.manager: Manager
+        self.pieces_read = 0
+        """4-KiB pieces asked of caches since the last `start`, for `audit_counts`."""
+        self.pieces_written = 0
         self._mount = AsyncExitStack()
 
     def tick(self) -> int:
@@ -116,8 +119,12 @@ class World:
 
     async def start(self, *, doomed: bool = False) -> None:
         """Mount; recovery happens here. A doomed mount is not stopped in the end: its process dies."""
+        self.pieces_read = self.pieces_written = 0
         mount = doomed_mount(self.storage) if doomed else open_manager(SPEC, self.storage)
-        self.manager = await self._mount.enter_async_context(mount)
+        self.manager = await self._enter(mount)
+
+    async def _enter(self, mount: AbstractAsyncContextManager[Manager]) -> Manager:
+        return await self._mount.enter_async_context(mount)
 
     async def stop(self) -> None:
         """Unmount cleanly, if it is mounted."""
@@ -131,7 +138,7 @@ class World:
         self.log = self.log.carried_on()
         self.storage = self.storage.crash(keep_all)
         self.storage.wrap = self._wrap_for(self.log)
-        await self._mount.aclose()
+        await self.stop()
 
     def device(self, disk: int) -> Device:
         """The disk, which must be there."""
@@ -143,6 +150,8 @@ class World:
     async def write(self, disk: int, offset: int, length: int) -> None:
         """Write tagged data, at once if possible, as the mount does it."""
         device, request = self.device(disk), self.model.begin_write(disk, offset, length)
+        if device.cache_id:
+            self.pieces_written += len(request.pieces)
         taken = device.write_nowait(offset, request.data)
         if taken < 0:
             taken = await device.write(offset, request.data)
@@ -153,6 +162,8 @@ class World:
     async def read(self, disk: int, offset: int, length: int) -> bytes:
         """Read and compare with the model."""
         device, began = self.device(disk), self.model.now()
+        if device.cache_id:
+            self.pieces_read += -(-min(offset + length, device.size) // LINE) - offset // LINE
         data = device.read_nowait(offset, length)
         if data is None:
             data = await device.read(offset, length)
@@ -188,6 +199,8 @@ class World:
         for disk in self.model.sizes:
             device = self.device(disk)
             data = device.read_nowait(0, device.size)
+            if device.cache_id:
+                self.pieces_read += device.nr_lines
             found[disk] = bytes(await device.read(0, device.size) if data is None else data)
         return found
 
@@ -201,6 +214,7 @@ class World:
             if cache.state != "running":
                 raise Violation("state", 0, 0, f"cache {cache.id} is {cache.state}")
             audit(cache)
+            audit_counts(cache, self.pieces_read, self.pieces_written)
 
     async def check(self) -> None:
         """Every disk reads as the model says, and the books are right."""
