@@ -40,7 +40,7 @@ async def test_formatting_writes_a_few_blocks_whatever_the_size(size: int) -> No
     store = LogStore(MemoryStore.of_size(size))
     await format_image(store)
     assert store.log.count(Operation.WRITE) == 2
-    assert store.log.bytes_of(Operation.WRITE) <= 16384
+    assert store.log.bytes_of(Operation.WRITE) <= MIB // 4
     assert max(call.offset + call.length for call in store.log.of(Operation.WRITE)) <= MIB
     assert store.log.calls[-1].operation is Operation.FLUSH
 

@@ -41,7 +41,7 @@ async def test_what_is_no_whole_line_is_left_to_write(offset: int, length: int, 
 
 
 async def test_a_request_longer_than_a_segment(autojump_clock: Clock) -> None:
-    async with Rig.running() as rig:
+    async with Rig.running(segments=10) as rig:
         await rig.write(1, LINE, page(1, 50))
         assert await rig.read(1, LINE, 50 * LINE) == page(1, 50)
         assert rig.cache.nr_dirty_caches == 50
