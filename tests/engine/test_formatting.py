@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+import random
 import uuid
 
 import attrs
@@ -8,9 +9,9 @@ from lcfs.engine.disk_format import SUPERBLOCK_COPIES, pack_superblock
 from lcfs.engine.errors import AlreadyThere, Damaged, NotACacheImage, Unsuitable
 from lcfs.engine.formatting import format_image, require_formattable
 from lcfs.engine.geometry import LINE
-from lcfs.engine.superblock import read_superblock, read_superblocks
+from lcfs.engine.superblock import SuperblockWriter, read_superblock, read_superblocks
 from lcfs.engine.tunables import defaults
-from lcfs.testing import LogStore, MemoryStore, Operation
+from lcfs.testing import Fault, FaultStore, LogStore, MemoryStore, Operation, keep_all, keep_random, lose_all
 from tests.engine.rig import Lab, page
 
 MIB = 1 << 20
@@ -114,3 +115,27 @@ async def test_a_table_of_the_former_cache_is_not_read_along() -> None:
     copies = await read_superblocks(store)
     assert all(not isinstance(copy, (Damaged, NotACacheImage)) for copy in copies.copies)
     assert await read_superblock(store) == made
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+async def test_a_crash_while_formatting_leaves_the_former_cache_or_the_new_one(turns: int) -> None:
+    """R9, however often the former cache's copies were written: never an older state of the former cache."""
+    lab = await Lab.new()
+    store = MemoryStore(lab.image, yields=False)
+    former = await lab.superblock()
+    writer = SuperblockWriter(store, former, store.flush)
+    for turn in range(turns):
+        wanted = attrs.evolve(former, tail=2 + turn)
+        former = await writer.commit(lambda wanted=wanted: wanted)  # type: ignore[misc]
+    new = uuid.UUID(int=7)
+    seen = set()
+    for nth in range(2):
+        for choose in (lose_all, keep_all, *(keep_random(random.Random(seed)) for seed in range(30))):
+            crashed = lab.crash()
+            flush = Fault(Operation.FLUSH, skip=nth)
+            with pytest.raises(OSError, match="injected"):
+                await format_image(FaultStore(MemoryStore(crashed.image), flush), uuid=new, blocks_per_segment=8)
+            found = await crashed.crash(choose).superblock()
+            seen.add(found.uuid)
+            assert found == former or (found.uuid == new and found.disks == ())
+    assert seen == {former.uuid, new}
