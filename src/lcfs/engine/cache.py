@@ -20,7 +20,7 @@ import trio
 from lcfs.engine.block_store import BlockStore
 from lcfs.engine.cached_device import CachedDevice
 from lcfs.engine.disk_format import DiskEntry, RecordHeader, Superblock
-from lcfs.engine.errors import LcfsError, Missing, NoSpace, NotPermitted
+from lcfs.engine.errors import Cancelled, InUse, LcfsError, Missing, NoSpace, NotPermitted
 from lcfs.engine.geometry import LINE
 from lcfs.engine.migrate import Migrator
 from lcfs.engine.modulator import Modulator
@@ -56,6 +56,7 @@ class Cache(WritePath):
         """Nothing may be committed."""
         self._watches = []
         self._next_tail = ring.tail
+        self._dropping: trio.CancelScope | None = None
         self._daemons = trio.CancelScope()
         self._ended = trio.Event()
         self._ended.set()
@@ -240,8 +241,27 @@ class Cache(WritePath):
     async def drop_caches(self) -> None:
         """Flush, migrate every dirty line, close the open segment.
 
-        Raises Missing (ENODEV) or Failed when a disk's lines cannot be written back, after all others are.
+        Raises Cancelled when called off; Missing (ENODEV) or Failed when lines of a disk cannot be written back, after
+        all others are.
         """
+        if self._dropping is not None:
+            raise InUse(f"cache {self.id} is being dropped already; wait for it")
+        with trio.CancelScope() as self._dropping:
+            try:
+                await self._drop_caches()
+            finally:
+                self._dropping = None
+            return
+        raise Cancelled(f"called off; {self.nr_dirty_caches} lines of cache {self.id} are still dirty")
+
+    def cancel_drop(self) -> bool:
+        """Call off a `drop_caches` that is under way; False when none is."""
+        if self._dropping is None:
+            return False
+        self._dropping.cancel()
+        return True
+
+    async def _drop_caches(self) -> None:
         await self.barrier()
         self.close_segment()
         await self.barrier()

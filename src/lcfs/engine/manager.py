@@ -482,9 +482,14 @@ class Manager:
         device.resume()
 
     def cancel(self, number: int) -> None:
-        """Call off what is being done with a disk: detach, remove, attach, suspend. It stays as it was."""
+        """Call off what is being done with a disk: detach, remove, attach, suspend, or the drop of its cache.
+
+        It stays as it was.
+        """
         device = self.device(number)
         if device.id not in self._busy:
+            if device.cache is not None and device.cache.cancel_drop():
+                return
             raise NoSuchThing(f"nothing is under way with disk {number}")
         self._busy[device.id].cancel()
 

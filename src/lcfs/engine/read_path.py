@@ -169,6 +169,9 @@ class ReadPath(Log):
         else:
             content = memoryview(bytes(content))
         await self._read_backing(device, line, out)
+        if device.table.index[line] != index or states.crc[index] != crc:
+            # a newer version may have got to the backing: never half of one and half of the other
+            return 0
         _overlay(out, content, mask)
         return 1
 

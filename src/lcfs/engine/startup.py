@@ -21,7 +21,7 @@ from lcfs.engine.cache import Cache
 from lcfs.engine.device import Device
 from lcfs.engine.disk_format import DiskEntry, Superblock
 from lcfs.engine.disk_table import merge_tables
-from lcfs.engine.errors import AlreadyThere, Invalid, LcfsError, NoSuchThing, Unsuitable, WrongDisk
+from lcfs.engine.errors import AlreadyThere, Invalid, LcfsError, NoSpace, NoSuchThing, Unsuitable, WrongDisk
 from lcfs.engine.formatting import format_image
 from lcfs.engine.geometry import SECTOR
 from lcfs.engine.recover import catch_up, resume_cache
@@ -132,7 +132,10 @@ class Startup:
     async def _create_images(self) -> None:
         for number, path, size in self._new_images:
             store = await self._create(path, size)
-            superblock = await format_image(store, cache_id=number)
+            try:
+                superblock = await format_image(store, cache_id=number)
+            except OSError as exc:
+                raise NoSpace(f"{path} could not be formatted: {exc.strerror or exc}; free some room", errno=exc.errno) from exc
             self.say(f"created cache {number}: {path}, {human(size)}, sparse")
             self._images.append((number, store, superblock))
         self._images.sort(key=lambda image: self._order.index(image[0]))

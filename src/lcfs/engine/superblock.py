@@ -41,22 +41,22 @@ class SuperblockCopies:
         return tuple(number for number, copy in enumerate(self.copies) if isinstance(copy, LcfsError))
 
     def best(self, name: str) -> Superblock:
-        """The valid copy with the higher sequence.
+        """The valid copy with the higher sequence; a copy that a newer lcfs wrote makes the other one old news.
 
         Raises NotACacheImage, NewerVersion or Damaged, naming the image.
         """
+        errors = [copy for copy in self.copies if isinstance(copy, LcfsError)]
+        for error in errors:
+            if isinstance(error, NewerVersion):
+                raise NewerVersion(f"{name}: {error}")
         valid = [copy for copy in self.copies if isinstance(copy, Superblock)]
         if valid:
             return max(valid, key=lambda copy: copy.sequence)
-        errors = [copy for copy in self.copies if isinstance(copy, LcfsError)]
         if all(isinstance(error, NotACacheImage) for error in errors):
             raise NotACacheImage(
                 f"{name} is not an lcfs cache image and is left as it is; give another file, "
                 f"or run `lcfs cache format --force {name}` if its content is not needed"
             )
-        for error in errors:
-            if isinstance(error, NewerVersion):
-                raise NewerVersion(f"{name}: {error}")
         worst = next(error for error in errors if not isinstance(error, NotACacheImage))
         raise Damaged(f"{name}: both superblocks are damaged ({worst}); restore the image from a copy")
 
