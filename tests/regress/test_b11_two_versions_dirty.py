@@ -7,12 +7,12 @@ from __future__ import annotations
 import trio.testing
 
 from lcfs.testing import Operation, lose_all
-from tests.regress.support import LINE, MIB, SECTOR, Rig, backing, lines, on_backing, sectors, write
+from tests.regress.support import LINE, MIB, SECTOR, Rig, backing, lines, on_backing, one_cache, sectors, write
 
 
 async def test_only_the_newest_version_is_migrated(autojump_clock: trio.testing.MockClock) -> None:
     rig = Rig()
-    async with rig.mounted({1: MIB}) as manager:
+    async with rig.mounted(one_cache({1: MIB}, 8 * MIB)) as manager:
         cache, disk = manager.caches[1], manager.devices[1]
         for number in range(1, 6):
             await write(disk, 0, lines(1, 0, 2, number))

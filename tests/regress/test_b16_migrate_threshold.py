@@ -11,7 +11,7 @@ import trio.testing
 
 from lcfs.engine import Invalid
 from tests.mount.harness import Lcfs
-from tests.regress.support import MIB, Rig
+from tests.regress.support import MIB, Rig, lines, write
 
 
 async def test_what_is_out_of_range_changes_nothing(autojump_clock: trio.testing.MockClock) -> None:
@@ -28,6 +28,16 @@ async def test_what_is_out_of_range_changes_nothing(autojump_clock: trio.testing
             assert disk.migrate_threshold == 44
     async with rig.mounted() as manager:
         assert manager.devices[1].migrate_threshold == 44
+
+
+async def test_a_write_back_leaves_it_alone(autojump_clock: trio.testing.MockClock) -> None:
+    rig = Rig()
+    async with rig.mounted({1: MIB}) as manager:
+        disk = manager.devices[1]
+        await manager.set_migrate_threshold(disk, 20)
+        await write(disk, 0, lines(1, 0, 1, 1))
+        await manager.caches[1].drop_caches()
+        assert disk.migrate_threshold == 20
 
 
 def test_the_attribute(lcfs: Lcfs) -> None:

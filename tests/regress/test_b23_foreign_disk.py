@@ -9,7 +9,7 @@ import trio.testing
 
 from lcfs.engine import CacheSpec, DeviceSpec, MountSpec, WrongDisk
 from lcfs.testing import Medium, SparseImage, keep_all, lose_all
-from tests.regress.support import IMAGE, LINE, MIB, Rig, backing, lines, on_backing, one_cache, write
+from tests.regress.support import IMAGE, LINE, MIB, Rig, backing, lines, on_backing, one_cache, recovered, write
 
 
 async def dirty_image() -> Rig:
@@ -29,6 +29,25 @@ async def put_another(rig: Rig, *, size: int) -> None:
         await write(manager.devices[1], 0, lines(1, 0, 1, 7))
         await manager.message("detach 1")
     rig.storage.media[backing(1)] = other.medium(backing(1)).crash(keep_all)
+
+
+@pytest.mark.parametrize("size", [MIB, 2 * MIB, MIB // 2])
+async def test_another_file_at_the_same_path(autojump_clock: trio.testing.MockClock, size: int) -> None:
+    rig = await dirty_image()
+    original = rig.medium(backing(1))
+    await put_another(rig, size=size)
+    before = rig.medium(backing(1)).live.copy()
+    async with rig.mounted() as manager:
+        disk = manager.devices[1]
+        assert (disk.state.split()[0], disk.nr_dirty_caches) == ("missing", 3)
+        assert not disk.present
+    assert rig.medium(backing(1)).live == before
+    with pytest.raises(WrongDisk):
+        async with rig.mounted({1: MIB}):
+            pass
+    assert rig.medium(backing(1)).live == before
+    rig.storage.media[backing(1)] = original
+    assert (await recovered(rig))[1][: 3 * LINE] == lines(1, 0, 3, 1)
 
 
 async def test_a_backing_that_shrank_without_a_label(autojump_clock: trio.testing.MockClock) -> None:

@@ -80,9 +80,10 @@ async def test_a_resume_that_fails_half_way_leaves_nothing(
     async with rig.mounted({1: MIB}) as manager:
         await manager.message("switch_to 2")
         wrap = rig.storage.wrap
+        fault = Fault(operation, times=0)
+        rig.storage.wrap = lambda path, store: FaultStore(store, fault)
         for skip in range(12):
             fault = Fault(operation, Effect.ERROR, skip=skip)
-            rig.storage.wrap = lambda path, store, fault=fault: FaultStore(store, fault)
             try:
                 await manager.message(f"resume_cache {OTHER}")
             except (LcfsError, OSError) as exc:
@@ -93,8 +94,7 @@ async def test_a_resume_that_fails_half_way_leaves_nothing(
             else:
                 fault.release()
                 break
-            finally:
-                rig.storage.wrap = wrap
+        rig.storage.wrap = wrap
         assert skip >= 2
         assert list(manager.caches) == [1, 2]
         assert await read(manager.devices[2], 0, LINE) == lines(2, 0, 1, 1)
