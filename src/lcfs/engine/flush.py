@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Flush: sealed records go from RAM to the cache image (dm-lc flush_proc, queue_flushing).
 
-Records are written in the order in which they were sealed, neighbours in one write, a few writes at a
-time. `written` is the log position up to which everything has returned from write(2); nothing here makes
-it durable, that is the barrier's work (barrier.py).
+Records are written in the order in which they were sealed: all that is queued at a time, neighbours in one write, in
+one thread hop. Writes to one file exclude each other in the kernel, so several at a time would only be several
+threads. `written` is the log position up to which everything has returned from write(2); nothing here makes it
+durable, that is the barrier's work (barrier.py).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from lcfs.engine.write_buffer import WriteBuffer
 
 log = logging.getLogger("lcfs.engine.flush")
 
-WRITES_IN_FLIGHT = 4
+WRITES_PER_HOP = 16
+"""Segments, at most, that are written before room is given back."""
 ATTEMPTS = 3
 BACKOFF = 0.1
 """Seconds before the second attempt; doubled for the third."""
@@ -42,7 +44,6 @@ class _Write:
     """Byte offset in the image."""
     end_position: int
     records: int = 1
-    done: bool = False
 
 
 class Flusher:
@@ -65,10 +66,8 @@ class Flusher:
         self._on_failed = on_failed
         self._on_no_space = on_no_space
         self._queue: deque[_Write] = deque()
-        self._in_flight: deque[_Write] = deque()
         self._wake = trio.Event()
         self._progress = trio.Event()
-        self._slots = trio.Semaphore(WRITES_IN_FLIGHT)
         self._stopped = False
 
     def put(self, buffer: WriteBuffer, first: int, end: int, offset: int, end_position: int) -> None:
@@ -95,55 +94,53 @@ class Flusher:
 
     async def run(self) -> None:
         """Write what is queued, until cancelled or stopped by a failure."""
-        async with trio.open_nursery() as nursery:
-            while not self._stopped:
-                if not self._queue:
-                    self._wake = trio.Event()
-                    await self._wake.wait()
-                    continue
-                await self._slots.acquire()
-                if not self._queue:
-                    self._slots.release()
-                    continue
-                write = self._queue.popleft()
-                self._in_flight.append(write)
-                nursery.start_soon(self._write, write)
+        while not self._stopped:
+            while not self._queue and not self._stopped:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            writes = [self._queue.popleft() for _ in range(min(len(self._queue), WRITES_PER_HOP))]
+            if writes and await self._write(writes):
+                self._complete(writes)
 
-    async def _write(self, write: _Write) -> None:
-        data = write.buffer.view[write.first : write.end]
+    async def _write(self, writes: list[_Write]) -> bool:
+        """True when all are on the image; False when the cache has failed.
+
+        Writing again is safe: nothing was acknowledged on the strength of a write that failed.
+        """
+        extents = [(write.offset, [write.buffer.view[write.first : write.end]]) for write in writes]
         attempt = 1
         while True:
             try:
-                await self._store.write(write.offset, [data])
-                break
+                await self._store.write_extents(extents)
             except OSError as exc:
                 if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-                    # nothing was acknowledged on the strength of this write: writing it again is safe
                     self._set_no_space(True)
                     await trio.sleep(NO_SPACE_RETRY)
                     continue
                 if attempt == ATTEMPTS:
                     self._on_failed(f"the log could not be written to {self._store.name}: {exc.strerror or exc}")
-                    return
+                    return False
                 log.warning("write to %s failed (%s), attempt %d", self._store.name, exc, attempt)
                 await trio.sleep(BACKOFF * math.pow(2, attempt - 1))
                 attempt += 1
-        self._set_no_space(False)
-        write.done = True
-        self._slots.release()
-        # writes end in any order; what counts is how far they are complete without a gap
-        while self._in_flight and self._in_flight[0].done:
-            complete = self._in_flight.popleft()
-            self.written = complete.end_position
-            complete.buffer.pending -= complete.records
-            self._on_written(complete.buffer, complete.end_position)
-        progress, self._progress = self._progress, trio.Event()
-        progress.set()
+            else:
+                self._set_no_space(False)
+                return True
+
+    def _complete(self, writes: list[_Write]) -> None:
+        for write in writes:
+            self.written = write.end_position
+            write.buffer.pending -= write.records
+            self._on_written(write.buffer, write.end_position)
+        self._tell()
 
     def _set_no_space(self, waits: bool) -> None:
         if waits != self.waits_for_space:
             self.waits_for_space = waits
             self._on_no_space(waits)
             if waits:
-                progress, self._progress = self._progress, trio.Event()
-                progress.set()
+                self._tell()
+
+    def _tell(self) -> None:
+        progress, self._progress = self._progress, trio.Event()
+        progress.set()

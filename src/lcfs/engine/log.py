@@ -82,6 +82,7 @@ class Log:
         """Slot -> RAM of the segments that are not completely on the image."""
         self._pool = BufferPool(geometry.segment_bytes, nr_buffers)
         self._kept_crcs: dict[int, int] = {}
+        self._entries = np.zeros(geometry.lines_per_segment, ENTRY)
         self._first_block = geometry.first_block
         self._blocks = geometry.blocks_per_segment
 
@@ -184,7 +185,7 @@ class Log:
             crcs[index - first - 1] = crc
         self._kept_crcs.clear()
         states.crc_array[first + 1 : end] = crcs
-        entries = np.zeros(count, ENTRY)
+        entries = self._entries[:count]
         entries["line"] = states.line_array[first + 1 : end]
         entries["device_id"] = states.device_array[first + 1 : end]
         entries["dirty"] = states.dirty_array[first + 1 : end]
