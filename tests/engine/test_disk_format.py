@@ -226,8 +226,8 @@ def test_what_has_no_magic_is_no_cache_image(copy: bytes) -> None:
 
 
 @pytest.mark.parametrize("version", [2, 3, 1 << 31, (1 << 32) - 1])
-def test_a_newer_version_is_named_before_anything_else_is_judged(version: int) -> None:
-    packed = put(pack_superblock(SUPERBLOCK), *SUPERBLOCK_FIELDS["version"], version)
+def test_a_newer_version_is_named(version: int) -> None:
+    packed = resealed(put(pack_superblock(SUPERBLOCK), *SUPERBLOCK_FIELDS["version"], version))
     with pytest.raises(NewerVersion, match=f"version {version} is newer than 1.* use a newer lcfs") as caught:
         unpack_superblock(packed, IMAGE_SIZE)
     assert caught.value.errno == errno.EINVAL

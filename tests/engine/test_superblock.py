@@ -5,6 +5,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from crc32c import crc32c
 
 from lcfs.engine.disk_format import SUPERBLOCK_COPIES, DiskEntry, Superblock, pack_superblock
 from lcfs.engine.errors import Damaged, NewerVersion, NotACacheImage
@@ -14,7 +15,7 @@ from lcfs.engine.superblock import SuperblockWriter, read_superblock, read_super
 from lcfs.testing import DelayStore, Effect, Fault, FaultStore, LogStore, MemoryStore, Operation, lose_all
 
 MIB = 1 << 20
-NEVER_WRITTEN, NEWER, BROKEN = "never written", "newer", "broken"
+INTACT, NEVER_WRITTEN, NEWER, BROKEN = "intact", "never written", "newer", "broken"
 
 
 async def image(size: int = 2 * MIB) -> tuple[MemoryStore, Superblock]:
@@ -27,8 +28,13 @@ async def spoil(store: MemoryStore, copy: int, how: str) -> None:
     if how == NEVER_WRITTEN:
         await store.write(offset, [bytes(LINE)])
     elif how == NEWER:
-        await store.write(offset + 8, [b"\x09"])
-    else:
+        length = int.from_bytes(store.medium.live.read(offset + 12, 4), "little")
+        packed = bytearray(store.medium.live.read(offset, -(-length // LINE) * LINE))
+        packed[8] = 9
+        packed[16:20] = bytes(4)
+        packed[16:20] = crc32c(packed).to_bytes(4, "little")
+        await store.write(offset, [packed])
+    elif how == BROKEN:
         await store.write(offset + 30, [b"\x77"])
 
 
@@ -41,7 +47,7 @@ async def test_the_valid_copy_with_the_higher_sequence_counts() -> None:
 
 
 @pytest.mark.parametrize("copy", [0, 1])
-@pytest.mark.parametrize("how", [NEVER_WRITTEN, NEWER, BROKEN])
+@pytest.mark.parametrize("how", [NEVER_WRITTEN, BROKEN])
 async def test_one_damaged_copy_leaves_the_other(copy: int, how: str) -> None:
     store, made = await image()
     await spoil(store, copy, how)
@@ -63,9 +69,11 @@ async def test_one_damaged_copy_leaves_the_other(copy: int, how: str) -> None:
         (NEWER, BROKEN, NewerVersion, "version 9"),
         (BROKEN, NEWER, NewerVersion, "version 9"),
         (NEVER_WRITTEN, NEWER, NewerVersion, "version 9"),
+        (NEWER, INTACT, NewerVersion, "version 9"),
+        (INTACT, NEWER, NewerVersion, "version 9"),
     ],
 )
-async def test_two_bad_copies_have_one_verdict(first: str, second: str, error: type[Exception], sentence: str) -> None:
+async def test_two_copies_have_one_verdict(first: str, second: str, error: type[Exception], sentence: str) -> None:
     store, _ = await image()
     await spoil(store, 0, first)
     await spoil(store, 1, second)
