@@ -26,7 +26,7 @@ async def test_a_delayed_write_back_does_not_overwrite_a_newer_one(autojump_cloc
 
         newer = lines(1, 0, 1, 2) if whole else sectors(1, 0, 3, 2)
         await write(disk, 0, newer)
-        nursery.start_soon(cache.drop_caches)
+        nursery.start_soon(cache.drain, disk)
         await trio.testing.wait_all_tasks_blocked()
         slow.release()
         while disk.nr_dirty_caches:
