@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from lcfs.engine import BlockStore, Cache, Device
-from lcfs.testing import Layer
+from lcfs.testing import Effect, Layer, Operation
 from tests.regress.support import IMAGE, LINE, MIB, Rig, backing, lines, one_cache, write
 
 Load = dict[str, int | None]
@@ -46,7 +46,7 @@ async def dirty_segment(cache: Cache, disk: Device) -> None:
 
 
 async def test_the_load_decides(autojump_clock: trio.testing.MockClock) -> None:
-    load: Load = {backing(1): 100, backing(2): 0}
+    load: Load = {backing(1): 100}
     rig = loaded(Rig(), load)
     async with rig.mounted(one_cache({1: MIB}, 16 * MIB), quiet=False) as manager:
         cache, disk = manager.caches[1], manager.devices[1]
@@ -59,19 +59,29 @@ async def test_the_load_decides(autojump_clock: trio.testing.MockClock) -> None:
         load[backing(1)] = 69
         await trio.sleep(5)
         assert disk.nr_dirty_caches == 0
-        # a disk that comes later is looked at too
-        load[backing(2)] = 100
+
+
+async def test_a_disk_that_comes_later_is_looked_at(autojump_clock: trio.testing.MockClock) -> None:
+    load: Load = {backing(1): 0, backing(2): 100}
+    rig = loaded(Rig(), load)
+    async with rig.mounted({1: MIB}, quiet=False) as manager:
+        cache, disk = manager.caches[1], manager.devices[1]
+        hung = rig.fault(backing(1), Operation.WRITE, Effect.HANG, times=None)  # so that there is work all the time
+        await dirty_segment(cache, disk)
+        await trio.sleep(3.5)
+        assert cache.tunables["allow_migrate"] == 1
         await manager.message(f"create 2 {backing(2)} 1M cache=1")
-        await trio.sleep(5)
-        rig.delays[backing(1)].writes = 10
-        await dirty_segment(cache, disk)
-        await trio.sleep(30)
-        assert (cache.tunables["allow_migrate"], disk.nr_dirty_caches) == (0, 0), "what had begun was finished"
-        await dirty_segment(cache, disk)
-        await trio.sleep(60)
-        assert (cache.tunables["allow_migrate"], disk.nr_dirty_caches) == (0, 4)
+        await trio.sleep(3.5)
+        assert cache.tunables["allow_migrate"] == 0
         await cache.set_tunable("force_migrate", 1)
-        await trio.sleep(15)
+        await trio.sleep(3.5)
+        assert cache.tunables["allow_migrate"] == 1
+        await cache.set_tunable("force_migrate", 0)
+        await manager.message("detach 2")
+        await trio.sleep(3.5)
+        assert cache.tunables["allow_migrate"] == 1
+        hung.release()
+        await trio.sleep(60)
         assert disk.nr_dirty_caches == 0
 
 
