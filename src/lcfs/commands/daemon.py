@@ -32,7 +32,7 @@ from lcfs.commands.mount_plan import MountPlan
 from lcfs.commands.mounts import FS_TYPE, holders_of, mount_at, unmount
 from lcfs.commands.run_file import RunFile
 from lcfs.commands.trial_mount import require_mountable
-from lcfs.engine import FileStorage, Manager, open_manager
+from lcfs.engine import FileStorage, Manager, Storage, open_manager
 from lcfs.engine.errors import LcfsError
 from lcfs.fuse_limits import become_io_flusher
 from lcfs.fuse_ops import Operations
@@ -46,8 +46,11 @@ RETRY = 1.0
 """Seconds between two attempts to unmount a busy tree."""
 
 
-def serve(plan: MountPlan, reporter: Reporter) -> int:
-    """Mount, serve, stop; the exit code. A failure is told to `reporter`, and once mounted to log and run file."""
+def serve(plan: MountPlan, reporter: Reporter, storage: Storage | None = None) -> int:
+    """Mount, serve, stop; the exit code. A failure is told to `reporter`, and once mounted to log and run file.
+
+    `storage` is where images and backings are; None is the file system.
+    """
     # until trio takes them: one that came during the trial mount would leave it behind
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -58,7 +61,7 @@ def serve(plan: MountPlan, reporter: Reporter) -> int:
         reporter.failed(str(failure), failure.exit_code)
         return failure.exit_code
     try:
-        return trio.run(Daemon(plan, reporter).run)
+        return trio.run(Daemon(plan, reporter, storage or FileStorage()).run)
     finally:
         if plan.pid_file is not None:
             _remove_pid_file(plan.pid_file)
@@ -67,9 +70,10 @@ def serve(plan: MountPlan, reporter: Reporter) -> int:
 class Daemon:
     """One mount, from its first open to its last close."""
 
-    def __init__(self, plan: MountPlan, reporter: Reporter) -> None:
+    def __init__(self, plan: MountPlan, reporter: Reporter, storage: Storage) -> None:
         self._plan = plan
         self._reporter = reporter
+        self._storage = storage
         self._manager: Manager | None = None
         """Set once the tree has answered."""
         self._called_off = False
@@ -96,7 +100,7 @@ class Daemon:
 
     async def _keep(self) -> None:
         plan = self._plan
-        async with open_manager(plan.spec(), FileStorage(), say=self._say) as manager:
+        async with open_manager(plan.spec(), self._storage, say=self._say) as manager:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._serve, manager, nursery.cancel_scope)
                 self._announce(manager)

@@ -3,14 +3,17 @@
 
 Stores: `MemoryStore` (on a `Medium` with a live and a durable image) and `MemoryStorage`, a file system of
 them. Layers, each around a `next` store: `DelayStore`, `FaultStore`, `LogStore`, `CrashStore`. They stack:
-`LogStore(DelayStore(MemoryStore.of_size(1 << 20), writes=0.01))`. `Model` knows what the disks may hold.
+`LogStore(DelayStore(MemoryStore.of_size(1 << 20), writes=0.01))`. `LayeredStorage` puts them on real files, on which
+`ForgetfulStore` makes SIGKILL a loss of power. `Model` knows what the disks may hold.
 """
 
 from lcfs.testing.crash import CrashStore
 from lcfs.testing.delay import DelayStore
 from lcfs.testing.fault import Effect, Fault, FaultStore, Operation
+from lcfs.testing.forgetful import ForgetfulStore
 from lcfs.testing.image import SparseImage
 from lcfs.testing.layer import Layer
+from lcfs.testing.layered import LayeredStorage
 from lcfs.testing.log import Call, Log, LogStore
 from lcfs.testing.memory import Medium, MemoryStore
 from lcfs.testing.model import Model, Violation
@@ -35,7 +38,9 @@ __all__ = [
     "Effect",
     "Fault",
     "FaultStore",
+    "ForgetfulStore",
     "Layer",
+    "LayeredStorage",
     "Log",
     "LogStore",
     "Medium",
