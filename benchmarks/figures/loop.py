@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from benchmarks import fio
 from benchmarks.bench import Bench, measure_round
 from benchmarks.figure import Figure
 from benchmarks.figures.disk_file import BARRIER_1, BARRIER_16, READ_32, SEQUENTIAL_READ, SEQUENTIAL_WRITE, WRITE_32
+from benchmarks.fio import Load
 from benchmarks.machine import loop_device
 
 WHO = ("raw", "floor-c", "floor-drained", "lcfs", "qemu", "nbdkit")
@@ -18,6 +20,11 @@ def measure(bench: Bench, *, direct: bool) -> Figure:
     """Reads, writes, barriers."""
     scale = bench.scale
     rounds = max(1, scale.rounds // 2)
+    reads: Sequence[Load] = (READ_32, SEQUENTIAL_READ)
+    writes: Sequence[Load] = (WRITE_32, SEQUENTIAL_WRITE)
+    barriers: Sequence[Load] = (BARRIER_1, BARRIER_16)
+    if bench.quick:
+        reads, writes, barriers = reads[:1], writes[:1], barriers[:1]
     name = "loop-direct" if direct else "loop-buffered"
     figure = Figure(
         name,
@@ -37,7 +44,7 @@ def measure(bench: Bench, *, direct: bool) -> Figure:
             for other, disk in keepers.items():
                 fio.fill(paths[other], scale.region)
                 disk.settle()
-            measure_round(figure, disks, (READ_32, SEQUENTIAL_READ), scale, turn, region=scale.region, paths=paths)
-            measure_round(figure, disks, (WRITE_32, SEQUENTIAL_WRITE), scale, turn, region=scale.disk, paths=paths)
-            measure_round(figure, keepers, (BARRIER_1, BARRIER_16), scale, turn, region=scale.region, paths=paths)
+            measure_round(figure, disks, reads, scale, turn, region=scale.region, paths=paths)
+            measure_round(figure, disks, writes, scale, turn, region=scale.disk, paths=paths)
+            measure_round(figure, keepers, barriers, scale, turn, region=scale.region, paths=paths)
     return figure

@@ -31,7 +31,7 @@ EXT4 = ("-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard")
 
 def measure(bench: Bench) -> Figure:
     """Random writes with room and without, then two programs on ext4."""
-    disk, cache = (1024 * MIB, 256 * MIB) if not bench.quick else (64 * MIB, 16 * MIB)
+    disk, cache = (1024 * MIB, 256 * MIB) if not bench.quick else (16 * MIB, 4 * MIB)
     rounds = max(1, bench.scale.rounds // 2)
     seconds = 8.0 if not bench.quick else 0.3
     tree = _source_tree(bench.fresh("tree"), TREE_FILES[bench.scale.name])
