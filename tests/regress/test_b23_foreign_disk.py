@@ -65,8 +65,6 @@ async def test_a_backing_that_shrank_without_a_label(autojump_clock: trio.testin
 
 async def test_a_backing_used_elsewhere_since(autojump_clock: trio.testing.MockClock) -> None:
     rig = await dirty_image()
-    rig.storage.add("/other.img", 1)
-    del rig.storage.media["/other.img"]
     elsewhere = MountSpec((CacheSpec("/other.img"),), (DeviceSpec(backing(1), id=9),), cache_size=4 * MIB)
     async with rig.mounted(elsewhere) as manager:
         await write(manager.devices[9], 0, lines(1, 0, 1, 8))
