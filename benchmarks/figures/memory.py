@@ -52,8 +52,8 @@ def measure(bench: Bench) -> Figure:
         "memory",
         "Memory",
         "A mount of a sparse cache and a sparse disk of the same size: resident memory with nothing cached, and, for 1 GiB, "
-        "what is added with every line of the cache in use, less the 64 write buffers. At each size the engine's own tables for cache "
-        "and disk, every page of them touched, which is what they take when the cache is full.",
+        "what is added with every line of the cache in use, less the 64 write buffers. At each size the engine's own tables "
+        "for cache and disk, every page of them touched, which is what they take when the cache is full.",
     )
     for size in sizes:
         bench.say(f"memory: {label(size)}")
