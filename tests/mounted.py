@@ -18,15 +18,19 @@ from lcfs import fuse_loop
 
 R = TypeVar("R")
 
+PATIENCE = 30
+"""Less than a test's own time-out, which would leave the mount behind."""
+
 
 @asynccontextmanager
 async def mounted(operations: pyfuse3.Operations, mountpoint: Path) -> AsyncIterator[None]:
-    """`operations` on `mountpoint` while the block runs."""
+    """`operations` on `mountpoint` while the block runs, which it may for PATIENCE seconds."""
     mountpoint.mkdir(exist_ok=True)
     async with trio.open_nursery() as nursery:
         await nursery.start(fuse_loop.serve, operations, str(mountpoint), {"fsname=test"})
         try:
-            yield
+            with trio.fail_after(PATIENCE):
+                yield
         finally:
             fuse_loop.stop()
 
