@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import socket
@@ -20,7 +19,7 @@ import trio.testing
 from lcfs import fuse_loop
 from lcfs.engine import Failed
 from lcfs.fuse_loop import GRACE, MIN_READERS, TURN, DrainedTrio, ReaderNursery, ReadLock
-from tests.mounted import mounted, syscall
+from tests.mounted import mounted, read_at, syscall
 
 # The lock
 
@@ -315,22 +314,6 @@ class Files(pyfuse3.Operations):
             while self.waiting < count:
                 self.one_more = trio.Event()
                 await self.one_more.wait()
-
-
-def read_at(path: Path, offset: int) -> bytes:
-    """512 bytes, past the page cache."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
-    try:
-        buffer = memoryview(bytearray(8192))
-        start = -buffer_address(buffer) % 4096
-        count = os.preadv(fd, [buffer[start : start + 512]], offset)
-        return bytes(buffer[start : start + count])
-    finally:
-        os.close(fd)
-
-
-def buffer_address(buffer: memoryview) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
 @pytest.mark.mount

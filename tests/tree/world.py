@@ -12,6 +12,7 @@ import attrs
 from lcfs.engine import Cache, CacheSpec, Device, DeviceSpec, Manager, MountSpec, open_manager
 from lcfs.sysfs_tree import ControlFile, Directory, Node, TextFile, Tree
 from lcfs.testing import MemoryStorage
+from lcfs.testing.storage import Wrap
 
 MIB = 1 << 20
 
@@ -76,9 +77,9 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(sys_block: Path, spec: MountSpec) -> AsyncIterator[World]:
-    """A mount at /mnt/lc, without FUSE."""
-    storage = MemoryStorage()
+async def open_world(sys_block: Path, spec: MountSpec, wrap: Wrap = lambda _, store: store) -> AsyncIterator[World]:
+    """A mount at /mnt/lc, without FUSE; `wrap` puts layers on its stores."""
+    storage = MemoryStorage(wrap=wrap)
     async with open_manager(spec, storage) as manager:
         yield World(manager, storage, Tree(manager, "/mnt/lc", sys_block=str(sys_block)), sys_block)
 
