@@ -39,6 +39,7 @@ class Barriers:
         flush: Callable[[], Awaitable[None]],
         check: Callable[[], None],
         deadline: Callable[[], float],
+        on_durable: Callable[[], None],
     ) -> None:
         self.durable = durable
         """Log position below which everything is durable."""
@@ -48,6 +49,7 @@ class Barriers:
         self._flush = flush
         self._check = check
         self._deadline = deadline
+        self._on_durable = on_durable
         self._waiters: list[_Waiter] = []
         self._arrival = trio.Event()
         self._company = 1
@@ -108,6 +110,7 @@ class Barriers:
             for waiter in served:
                 waiter.released.set()
             self._company = len(served)
+            self._on_durable()
 
     async def _gather(self) -> None:
         end = self._waiters[0].arrived + self._deadline()

@@ -8,12 +8,13 @@ delays or fails. They stack. All of the engine's I/O goes through this interface
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from uuid import UUID
 
 import attrs
 
 Buffer = bytes | bytearray | memoryview
+Fill = Callable[["BlockStore"], Awaitable[None]]
 
 
 @attrs.frozen
@@ -32,6 +33,11 @@ class BlockStore(abc.ABC):
 
     name: str
     size: int
+
+    @property
+    def identity(self) -> Hashable:
+        """Equal for two stores that are the same file or device under different names."""
+        return self.name
 
     def readinto_nowait(self, offset: int, buffer: memoryview) -> bool:
         """Fill `buffer` if that needs no waiting; True when it was filled.
@@ -77,6 +83,10 @@ class BlockStore(abc.ABC):
     async def write_label(self, label: Label) -> None:
         """Store `label` durably, where that is possible; otherwise do nothing."""
 
+    async def is_blank(self) -> bool:
+        """Whether nothing was ever written to it; False where that cannot be told at once."""
+        return False
+
     def device_number(self) -> str:
         """`major:minor` of the block device that this is, or that holds it."""
         return "0:0"
@@ -84,6 +94,17 @@ class BlockStore(abc.ABC):
     def busy_ms(self) -> int | None:
         """Milliseconds that device has been busy since boot; None where nobody counts."""
         return None
+
+
+@attrs.frozen
+class Place:
+    """What is at a path."""
+
+    path: str
+    """Absolute, without symlinks."""
+    exists: bool
+    identity: Hashable
+    """That of a store opened there."""
 
 
 class Storage(abc.ABC):
@@ -97,8 +118,11 @@ class Storage(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def create(self, path: str, size: int) -> BlockStore:
+    async def create(self, path: str, size: int, fill: Fill | None = None) -> BlockStore:
         """A new sparse file of `size` bytes, locked. Follows no symlink.
+
+        `fill` writes what it is to hold before it has its name, where the file system can do that: a crash
+        leaves no half of it.
 
         Raises AlreadyThere, NoSpace, NoSuchThing (its directory), NotPermitted.
         """
@@ -114,6 +138,11 @@ class Storage(abc.ABC):
     @abc.abstractmethod
     def exists(self, path: str) -> bool:
         """Whether anything is there, be it unusable."""
+
+    async def look(self, path: str) -> Place:
+        """What is at `path`. Unlike its synchronous relatives this may be asked while requests are served."""
+        canonical = self.canonical(path)
+        return Place(canonical, self.exists(canonical), canonical)
 
     @abc.abstractmethod
     def same(self, path: str, other: str) -> bool:

@@ -56,6 +56,7 @@ class Cache(WritePath):
         """Nothing may be committed."""
         self._watches = []
         self._next_tail = ring.tail
+        self._no_space_for_superblock = False
         self._dropping: trio.CancelScope | None = None
         self._daemons = trio.CancelScope()
         self._ended = trio.Event()
@@ -72,7 +73,7 @@ class Cache(WritePath):
             allowed=lambda: bool(self.tunables["allow_migrate"] or self.tunables["force_migrate"]),
             paced=lambda: self.tunables["update_interval"] > 0,
             batch_size=lambda: self.tunables["nr_max_batched_migration"],
-            waiting=lambda: self.waiting,
+            starved=lambda: self.starved,
             blocked=lambda: any(not device.struggling and not self.has_room(device) for device in self.waiting),
             on_stuck=self.give_up_waiting,
             on_bad_line=self._on_bad_line,
@@ -130,7 +131,7 @@ class Cache(WritePath):
         """`running`, `degraded` or `failed`, with the reason behind it."""
         if self._failure:
             return f"failed {self._failure}"
-        if self.flusher.waits_for_space:
+        if self.flusher.waits_for_space or self._no_space_for_superblock:
             return f"degraded no space left for {self.path}: free some, writing goes on by itself"
         bad = sum(1 for index in self.ring.bad_lines if self.states.dirty[index])
         if bad:
@@ -195,9 +196,13 @@ class Cache(WritePath):
         except OSError as exc:
             if exc.errno in (errno.ENOSPC, errno.EDQUOT):
                 # nothing depends on a commit before it is durable, and the next one goes to the same copy
-                raise NoSpace(f"no space left for the superblock of {self.path}; free some and try again") from exc
+                self._no_space_for_superblock = True
+                reason = f"no space left for the superblock of {self.path}; free some, it is tried again by itself"
+                self._open_room(reason)
+                raise NoSpace(reason) from exc
             self.fail(f"the superblock could not be written to {self.path}: {exc.strerror or exc}")
             self.check()
+        self._no_space_for_superblock = False
 
     async def _commit_tail(self, tail: int) -> None:
         """Give up the segments before `tail`: first durably, then in memory."""

@@ -38,7 +38,9 @@ _DISK = struct.Struct("<BBBB16s16sQQQQHH")
 _RECORD = struct.Struct("<4sI16sQQQIIQQ")
 ENTRIES_OFFSET = 128
 ENTRY = np.dtype([("line", "<u4"), ("line_high", "<u2"), ("device_id", "u1"), ("dirty", "u1"), ("crc", "<u4")])
-"""One line of a record: address on the disk in lines (48 bits), disk id, dirty bits, CRC32C of the 4 KiB."""
+"""One line of a record: address on the disk in lines (47 bits), disk id, dirty bits, CRC32C of the 4 KiB."""
+KNOWN_BAD = 0x8000
+"""Bit of `line_high`: the line was damaged before it was copied here, and keeps the CRC it should have matched."""
 
 assert len(TUNABLES) == 7
 assert _SUPERBLOCK.size <= SECTOR
@@ -143,15 +145,18 @@ def unpack_superblock(copy: bytes, image_size: int) -> Superblock:
     if copy[:8] != SUPERBLOCK_MAGIC:
         raise NotACacheImage("no superblock magic")
     version, length, stored_crc = struct.unpack_from("<III", copy, 8)
-    if version > VERSION:
-        raise NewerVersion(f"format version {version} is newer than {VERSION}, the one this lcfs knows; use a newer lcfs")
-    if version < 1 or not SECTOR <= length <= SUPERBLOCK_MAX:
-        raise Damaged("superblock with an impossible version or length")
+    if not SECTOR <= length <= SUPERBLOCK_MAX:
+        raise Damaged("superblock with an impossible length")
     padded = -(-length // LINE) * LINE
     body = bytearray(copy[:padded])
     body[16:20] = bytes(4)
     if len(body) != padded or crc32c(body) != stored_crc:
         raise Damaged("superblock checksum mismatch")
+    # magic, version, length and CRC keep place and meaning in all versions, so rot is never taken for a newer one
+    if version > VERSION:
+        raise NewerVersion(f"format version {version} is newer than {VERSION}, the one this lcfs knows; use a newer lcfs")
+    if version < 1:
+        raise Damaged("superblock with an impossible version")
     fields = _SUPERBLOCK.unpack_from(copy)
     (_, _, _, _, flags, sequence, uuid, cache_id, line, blocks, segments, generation, start, tail, head) = fields[:15]
     values, nr_disks = fields[15:22], fields[22]

@@ -13,13 +13,13 @@ import fcntl
 import os
 import stat
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVarTuple
 from uuid import UUID
 
 import trio
 
-from lcfs.engine.block_store import BlockStore, Buffer, Label, Storage
+from lcfs.engine.block_store import BlockStore, Buffer, Fill, Label, Place, Storage
 from lcfs.engine.errors import AlreadyThere, InUse, NoSpace, NoSuchThing, NotPermitted, Unsuitable
 
 LABEL_UUID = "user.lcfs.uuid"
@@ -83,6 +83,10 @@ class FileStore(BlockStore):
         self._file: _Descriptor | None = _Descriptor(fd)
         self._is_block = stat.S_ISBLK(mode)
         self._nowait = True
+        status = os.fstat(fd)
+        number = status.st_rdev if self._is_block else status.st_dev
+        self._identity = number if self._is_block else (status.st_dev, status.st_ino)
+        self._device_number = f"{os.major(number)}:{os.minor(number)}"
         self._limiter = trio.CapacityLimiter(THREADS_PER_STORE)
 
     @property
@@ -155,11 +159,18 @@ class FileStore(BlockStore):
             raise
         await self._in_thread(_sync)
 
+    @property
+    def identity(self) -> Hashable:
+        """Device and inode, or the number of a block device."""
+        return self._identity
+
+    async def is_blank(self) -> bool:
+        """A regular file without a single allocated block."""
+        return not self._is_block and os.fstat(self._open_file.fd).st_blocks == 0
+
     def device_number(self) -> str:
-        """From `fstat(2)`: the device itself, or the one that holds the file."""
-        status = os.fstat(self._open_file.fd)
-        number = status.st_rdev if self._is_block else status.st_dev
-        return f"{os.major(number)}:{os.minor(number)}"
+        """The device itself, or the one that holds the file. Asked once: the file system may hang later."""
+        return self._device_number
 
     def busy_ms(self) -> int | None:
         """`io_ticks` of that device (Linux Documentation/block/stat.rst)."""
@@ -175,63 +186,48 @@ class FileStorage(Storage):
 
     async def open(self, path: str, *, readonly: bool = False) -> BlockStore:
         """`open(2)`, `flock(2)`, and `O_EXCL` for a block device, which keeps mount(8) away too."""
-        try:
-            status = os.stat(path)
-        except FileNotFoundError:
-            raise NoSuchThing(f"{path} does not exist; create it or correct the path") from None
-        except OSError as exc:
-            raise Unsuitable(f"{path} cannot be used: {exc.strerror}", errno=exc.errno) from None
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a special file"
-            raise Unsuitable(f"{path} is {kind}; give a regular file or a block device")
-        is_block = stat.S_ISBLK(status.st_mode)
-        flags = (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC | (os.O_EXCL if is_block else 0)
-        try:
-            fd = os.open(path, flags)
-        except OSError as exc:
-            if exc.errno == errno.EBUSY:
-                raise InUse(f"{path} is in use by the system (mounted, or held by another); release it first") from None
-            if exc.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-                raise Unsuitable(f"{path} is read-only here; make it writable, or mount with -o ro", errno=exc.errno) from None
-            raise Unsuitable(f"{path} cannot be opened: {exc.strerror}", errno=exc.errno) from None
-        try:
-            # root opens what the mode forbids; the owner's wish to keep a file unchanged counts all the same
-            if not readonly and not is_block and not status.st_mode & 0o222:
-                raise Unsuitable(f"{path} is read-only; make it writable, or mount with -o ro", errno=errno.EACCES)
-            _lock(fd, path)
-            size = os.lseek(fd, 0, os.SEEK_END) if is_block else os.fstat(fd).st_size
-            # a page that failed to be written back may look clean and right in the page cache: let go of what was
-            # cached before, so that recovery judges what is on the medium
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            if size == 0:
-                raise Unsuitable(f"{path} is empty; remove it and lcfs creates it, or give a file that has a size")
-        except BaseException:
-            os.close(fd)
-            raise
-        return FileStore(path, fd, size, status.st_mode)
+        return await trio.to_thread.run_sync(_open, path, readonly, abandon_on_cancel=True)
 
-    async def create(self, path: str, size: int) -> BlockStore:
-        """`O_CREAT | O_EXCL | O_NOFOLLOW`, mode 0600, a truncate to the size, and a sync of file and directory."""
+    async def create(self, path: str, size: int, fill: Fill | None = None) -> BlockStore:
+        """`O_TMPFILE`, mode 0600, a truncate, a sync, and a link to the name; `O_CREAT | O_EXCL` where that is unknown."""
+        directory, name = os.path.split(os.path.abspath(path))
+        if os.path.lexists(path):
+            raise AlreadyThere(f"{path} already exists; give another path")
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            raise AlreadyThere(f"{path} already exists; give another path") from None
+            directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as exc:
             raise _create_error(path, size, exc) from None
+        linked = False
         try:
-            _lock(fd, path)
-            os.ftruncate(fd, size)
-            await trio.to_thread.run_sync(os.fsync, fd)
-            await trio.to_thread.run_sync(_sync_directory, os.path.dirname(os.path.abspath(path)))
+            try:
+                fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=directory_fd)
+            except OSError as exc:
+                if exc.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
+                    raise
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                fd = os.open(name, flags, 0o600, dir_fd=directory_fd)
+                linked = True
+            store = FileStore(path, fd, size, stat.S_IFREG)
+            try:
+                _lock(fd, path)
+                os.ftruncate(fd, size)
+                if fill is not None:
+                    await fill(store)
+                await trio.to_thread.run_sync(os.fsync, fd)
+                if not linked:
+                    os.link(f"/proc/self/fd/{fd}", name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd, follow_symlinks=True)
+                    linked = True
+                await trio.to_thread.run_sync(os.fsync, directory_fd)
+            except BaseException:
+                await store.close()
+                if linked:
+                    os.unlink(name, dir_fd=directory_fd)
+                raise
         except OSError as exc:
-            os.close(fd)
-            os.unlink(path)
             raise _create_error(path, size, exc) from None
-        except BaseException:
-            os.close(fd)
-            os.unlink(path)
-            raise
-        return FileStore(path, fd, size, stat.S_IFREG)
+        finally:
+            os.close(directory_fd)
+        return store
 
     async def remove(self, path: str) -> None:
         """`unlink(2)`."""
@@ -245,6 +241,10 @@ class FileStorage(Storage):
         """A dangling symlink counts: something is there."""
         return os.path.lexists(path)
 
+    async def look(self, path: str) -> Place:
+        """In a thread: a file system that hangs holds up nobody else."""
+        return await trio.to_thread.run_sync(_look, path, abandon_on_cancel=True)
+
     def same(self, path: str, other: str) -> bool:
         """By device and inode, or by number for block devices."""
         try:
@@ -256,11 +256,58 @@ class FileStorage(Storage):
         return os.path.samestat(a, b)
 
 
+def _open(path: str, readonly: bool) -> FileStore:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise NoSuchThing(f"{path} does not exist; create it or correct the path") from None
+    except OSError as exc:
+        raise Unsuitable(f"{path} cannot be used: {exc.strerror}", errno=exc.errno) from None
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a special file"
+        raise Unsuitable(f"{path} is {kind}; give a regular file or a block device")
+    is_block = stat.S_ISBLK(status.st_mode)
+    flags = (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC | (os.O_EXCL if is_block else 0)
+    try:
+        fd = os.open(path, flags)
+    except OSError as exc:
+        if exc.errno == errno.EBUSY:
+            raise InUse(f"{path} is in use by the system (mounted, or held by another); release it first") from None
+        if exc.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise Unsuitable(f"{path} is read-only here; make it writable, or mount with -o ro", errno=exc.errno) from None
+        raise Unsuitable(f"{path} cannot be opened: {exc.strerror}", errno=exc.errno) from None
+    try:
+        # root opens what the mode forbids; the owner's wish to keep a file unchanged counts all the same
+        if not readonly and not is_block and not status.st_mode & 0o222:
+            raise Unsuitable(f"{path} is read-only; make it writable, or mount with -o ro", errno=errno.EACCES)
+        _lock(fd, path)
+        size = os.lseek(fd, 0, os.SEEK_END) if is_block else os.fstat(fd).st_size
+        # a page that failed to be written back may look clean and right in the page cache: let go of what was
+        # cached before, so that recovery judges what is on the medium
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        if size == 0:
+            raise Unsuitable(f"{path} is empty; remove it and lcfs creates it, or give a file that has a size")
+    except BaseException:
+        os.close(fd)
+        raise
+    return FileStore(path, fd, size, status.st_mode)
+
+
 def _lock(fd: int, path: str) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise InUse(f"{path} is in use by another lcfs (it holds the lock); unmount that one first") from None
+        raise InUse(f"{path} is in use by an lcfs (it holds the lock); release it there first") from None
+
+
+def _look(path: str) -> Place:
+    path = os.path.realpath(path)
+    try:
+        status = os.stat(path)
+    except OSError:
+        return Place(path, os.path.lexists(path), path)
+    identity = status.st_rdev if stat.S_ISBLK(status.st_mode) else (status.st_dev, status.st_ino)
+    return Place(path, True, identity)
 
 
 def _create_error(path: str, size: int, exc: OSError) -> Exception:
@@ -269,11 +316,3 @@ def _create_error(path: str, size: int, exc: OSError) -> Exception:
     if exc.errno == errno.ENOENT:
         return NoSuchThing(f"the directory of {path} does not exist; create it first")
     return NotPermitted(f"{path} cannot be created: {exc.strerror}", errno=exc.errno)
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -20,7 +20,7 @@ from crc32c import crc32c
 from lcfs.engine.barrier import Barriers
 from lcfs.engine.block_store import BlockStore
 from lcfs.engine.cached_device import CachedDevice
-from lcfs.engine.disk_format import ENTRY, RecordHeader, Superblock, pack_record_header
+from lcfs.engine.disk_format import ENTRY, KNOWN_BAD, RecordHeader, Superblock, pack_record_header
 from lcfs.engine.errors import Failed, NoSpace
 from lcfs.engine.flush import Flusher
 from lcfs.engine.geometry import LINE, LINE_SHIFT
@@ -35,6 +35,8 @@ GREEDY_SHARE = 8
 UNSYNCED_SEGMENTS = 32
 """Log that was written and not flushed is flushed when it is longer than this. So behind a hole in the durable log
 there is, within log_reader.LOOKAHEAD_SEGMENTS, a record that says so."""
+MOST_UNSYNCED = 48
+"""Writers wait for that flush when this many segments depend on it."""
 EARLY_SHARE = 8
 """Migration does not wait for a full ring: where it may, it begins when less than 1/8 is free."""
 
@@ -102,6 +104,7 @@ class Log:
             flush=self.flush_image,
             check=self.check,
             deadline=lambda: self.tunables["barrier_deadline_ms"] / 1000,
+            on_durable=self._open_room,
         )
 
     @property
@@ -133,9 +136,9 @@ class Log:
         if self._buffer is not None and self._cursor == self._limit:
             # closed before asking for room: in a ring of one segment it is what has to be migrated to make room
             self.close_segment()
-        if not self.has_room(device):
-            return False
         ring = self.ring
+        if not self.has_room(device) or ring.segment_id - self.geometry.segment_of(self.durable) >= MOST_UNSYNCED:
+            return False
         buffer = self._pool.take_nowait()
         if buffer is None:
             return False
@@ -167,6 +170,11 @@ class Log:
             return nr_free > max(2, nr_segments // GREEDY_SHARE)
         return nr_free > 1
 
+    @property
+    def starved(self) -> bool:
+        """Whether somebody waits for a segment of the ring (and not for a buffer, or for a flush)."""
+        return any(not self.has_room(device) for device in self.waiting)
+
     def seal(self) -> int:
         """Close the open record and queue it for the image; the log position behind it.
 
@@ -183,13 +191,16 @@ class Log:
         crcs = [crc32c(view[at : at + LINE]) for at in range(start + LINE, stop, LINE)]
         for index, crc in self._kept_crcs.items():
             crcs[index - first - 1] = crc
-        self._kept_crcs.clear()
         states.crc_array[first + 1 : end] = crcs
         entries = self._entries[:count]
         entries["line"] = states.line_array[first + 1 : end]
         entries["device_id"] = states.device_array[first + 1 : end]
         entries["dirty"] = states.dirty_array[first + 1 : end]
         entries["crc"] = states.crc_array[first + 1 : end]
+        entries["line_high"] = 0
+        for index in self._kept_crcs:
+            entries["line_high"][index - first - 1] = KNOWN_BAD
+        self._kept_crcs.clear()
         segment_id = self.ring.segment_id
         position = self.geometry.position(segment_id, first - self._base)
         header = RecordHeader(
@@ -283,7 +294,7 @@ class Log:
         """
         if self._failure:
             self.check()
-        if device.fault:
+        if device.fault and not self.has_room(device):
             raise Failed(f"disk {device.id} is degraded ({device.fault}) and its share of the cache is full")
         if self.flusher.waits_for_space and not self._pool.available:
             self.check()

@@ -30,10 +30,11 @@ import enum
 from collections.abc import AsyncIterator
 
 import attrs
+import numpy as np
 from crc32c import crc32c
 
 from lcfs.engine.block_store import BlockStore
-from lcfs.engine.disk_format import RecordHeader, Superblock, unpack_record_header
+from lcfs.engine.disk_format import KNOWN_BAD, RecordHeader, Superblock, unpack_record_header
 from lcfs.engine.errors import Damaged
 from lcfs.engine.geometry import LINE
 
@@ -91,6 +92,7 @@ class LogReader:
                     return
             self.last = header
             self.end = header.end
+            bad += tuple(np.flatnonzero(header.entries["line_high"] & KNOWN_BAD).tolist())
             yield Record(header, self._geometry.offset_of(header.position) // LINE + 1, bad)
 
     def require_no_hole(self) -> None:
@@ -160,10 +162,11 @@ class LogReader:
         segment = memoryview(await self._load(segment_id))
         crcs, dirty = header.entries["crc"].tolist(), header.entries["dirty"].tolist()
         first = (block + 1) * LINE
+        known_bad = (header.entries["line_high"] & KNOWN_BAD).tolist()
         return tuple(
             row
             for row, crc in enumerate(crcs)
-            if dirty[row] and crc32c(segment[first + row * LINE : first + (row + 1) * LINE]) != crc
+            if dirty[row] and not known_bad[row] and crc32c(segment[first + row * LINE : first + (row + 1) * LINE]) != crc
         )
 
     async def _was_durable(self, position: int) -> bool:

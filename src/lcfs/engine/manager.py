@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
-from lcfs.engine.block_store import Storage
+from lcfs.engine.block_store import Place, Storage
 from lcfs.engine.cache import Cache
 from lcfs.engine.device import Device
 from lcfs.engine.disk_format import DiskEntry
@@ -213,7 +213,7 @@ class Manager:
 
     async def format_cache_device(self, path: str) -> None:
         """Make an existing file or device an empty cache (dm-lc format_cache_device). Raises InUse, AlreadyThere, ..."""
-        store = await self.storage.open(self.storage.canonical(path))
+        store = await self.storage.open(path)
         try:
             await require_formattable(store)
             await format_image(store)
@@ -225,58 +225,57 @@ class Manager:
         number = self.cursor
         if number == 0:
             raise Invalid("the cursor is on 0; use switch_to ID with the id the cache is to have")
-        path = self.storage.canonical(path)
-        async with self._changing:
-            if number in self.caches:
-                raise AlreadyThere(f"cache {number} is {self.caches[number].path}; use switch_to with a free id")
-            for other in self.devices.values():
-                if self.storage.same(other.path, path):
-                    raise AlreadyThere(f"{path} is disk {other.id}; give a cache image")
-            await self._resume_cache(number, path)
-        self._changed()
-
-    async def _resume_cache(self, number: int, path: str) -> None:
         async with AsyncExitStack() as undo:
-            image = await self.storage.open(path)
+            image = await self.storage.open((await self.storage.look(path)).path)
             undo.push_async_callback(image.close)
             copies = await read_superblocks(image)
-            superblock = copies.best(path)
+            superblock = copies.best(image.name)
             if copies.damaged:
                 superblock = await catch_up(image, superblock)
-            if any(cache.uuid == superblock.uuid for cache in self.caches.values()):
-                raise AlreadyThere(f"{path} is a copy of a cache that is mounted here; mount one of them only")
-            own: list[Device] = []
-            for entry in superblock.disks:
-                if entry.cache_uuid == superblock.uuid:
-                    self._require_free(entry, path)
-                    own.append(await self._open_for(entry, undo))
+            entries = [entry for entry in superblock.disks if entry.cache_uuid == superblock.uuid]
+            for entry in entries:
+                self._require_free(entry, image.name)
+            own = [await self._open_for(entry, undo) for entry in entries]
             cache = await resume_cache(number, image, superblock, own)
-            for device in own:
-                device.adopt(cache)
-                if device.store is not None:
-                    if device.missing and device.nr_dirty_caches:
-                        await device.store.close()
-                        device.store = None
-                    else:
-                        device.set_missing("")
-                        new_stamp(device)
-            before = dict(self.devices)
-            self.devices = dict(sorted({**self.devices, **{device.id: device for device in own}}.items()))
-            self.caches = dict(sorted({**self.caches, number: cache}.items()))
-            self._order.append(number)
-            cache.disk_table = lambda: self.table_for(cache)
-            try:
-                await cache.begin()
-                for device in own:
-                    await restamp(device)
-                await self._nursery.start(cache.run, name=f"cache {number}")
-            except BaseException:
-                self.devices = before
-                del self.caches[number]
-                self._order.remove(number)
-                raise
+            async with self._changing:
+                # what was looked up may have changed while files were opened and the log was read
+                if number in self.caches:
+                    raise AlreadyThere(f"cache {number} is {self.caches[number].path}; use switch_to with a free id")
+                if any(other.uuid == superblock.uuid for other in self.caches.values()):
+                    raise AlreadyThere(f"{path} is a copy of a cache that is mounted here; mount one of them only")
+                for entry in entries:
+                    self._require_free(entry, image.name)
+                await self._take_in(cache, own)
             undo.pop_all()
+        self._changed()
         await self._remember(cache)
+
+    async def _take_in(self, cache: Cache, own: list[Device]) -> None:
+        for device in own:
+            device.adopt(cache)
+            if device.store is None:
+                continue
+            if device.missing and device.nr_dirty_caches:
+                await device.store.close()
+                device.store = None
+            else:
+                device.set_missing("")
+                new_stamp(device)
+        before = dict(self.devices)
+        self.devices = dict(sorted({**self.devices, **{device.id: device for device in own}}.items()))
+        self.caches = dict(sorted({**self.caches, cache.id: cache}.items()))
+        self._order.append(cache.id)
+        cache.disk_table = lambda: self.table_for(cache)
+        try:
+            await cache.begin()
+            for device in own:
+                await restamp(device)
+            await self._nursery.start(cache.run, name=f"cache {cache.id}")
+        except BaseException:
+            self.devices = before
+            del self.caches[cache.id]
+            self._order.remove(cache.id)
+            raise
 
     def _require_free(self, entry: DiskEntry, path: str) -> None:
         """Raises when a disk of an image that is to be resumed clashes with what is here."""
@@ -324,48 +323,58 @@ class Manager:
                 if self.cursor == number:
                     self.cursor = 0
                 self._changed()
-            home = self._home()
-            if home is not None:
-                await home.commit(both=True)
+        home = self._home()
+        if home is not None:
+            await home.commit(both=True)
 
     # Disks
 
     async def create(self, number: int, path: str, size: int | None, cache_id: int, name: str | None) -> None:
         """A new disk: on an existing file or device, or on a new sparse file. Attached when `cache_id` is not 0."""
         check_id("disk", number)
-        path = self.storage.canonical(path)
-        async with self._changing:
-            if number in self.devices:
-                raise AlreadyThere(f"disk {number} exists ({self.devices[number].path}); take another id")
-            cache = self.cache(cache_id) if cache_id else None
-            for other in self.devices.values():
-                if self.storage.same(other.path, path):
-                    raise AlreadyThere(f"{path} is disk {other.id}; take another backing")
-            for image in self.caches.values():
-                if self.storage.same(image.path, path):
-                    raise AlreadyThere(f"{path} is the image of cache {image.id}; take another backing")
-            async with AsyncExitStack() as undo:
-                device = await self._new_device(number, path, size, name, undo)
+        if cache_id:
+            self.cache(cache_id)
+        place = await self.storage.look(path)
+        self._require_new(number, place)
+        async with AsyncExitStack() as undo:
+            device = await self._new_device(number, place, size, name, undo)
+            async with self._changing:
+                # looked at again: others may have come while the file was opened
+                self._require_new(number, place)
+                cache = self.cache(cache_id) if cache_id else None
                 new_stamp(device)
                 if cache is not None:
+                    cache.check()
                     device.attached_at = cache.durable
                     device.set_cache(cache)
                     cache.attach(device)
                 self.devices = dict(sorted({**self.devices, number: device}.items()))
                 try:
                     await self._decide(cache)
-                    await restamp(device)
                 except BaseException:
                     del self.devices[number]
                     if cache is not None:
                         cache.release(device)
                     raise
-                undo.pop_all()
-            self._changed()
-            await self._remember(cache)
+            undo.pop_all()
+        await restamp(device)
+        self._changed()
+        await self._remember(cache)
 
-    async def _new_device(self, number: int, path: str, size: int | None, name: str | None, undo: AsyncExitStack) -> Device:
-        if not self.storage.exists(path):
+    def _require_new(self, number: int, place: Place) -> None:
+        """Raises AlreadyThere when the id is taken, or what is at `place` is used here."""
+        if number in self.devices:
+            raise AlreadyThere(f"disk {number} exists ({self.devices[number].path}); take another id")
+        for other in self.devices.values():
+            if other.path == place.path or (other.store is not None and other.store.identity == place.identity):
+                raise AlreadyThere(f"{place.path} is disk {other.id}; take another backing")
+        for cache in self.caches.values():
+            if cache.image.identity == place.identity:
+                raise AlreadyThere(f"{place.path} is the image of cache {cache.id}; take another backing")
+
+    async def _new_device(self, number: int, place: Place, size: int | None, name: str | None, undo: AsyncExitStack) -> Device:
+        path = place.path
+        if not place.exists:
             entry = await new_entry(number, path, size, name, None)
             store = await self.storage.create(path, entry.size)
             undo.push_async_callback(self.storage.remove, path)
@@ -460,6 +469,8 @@ class Manager:
                 if device.store is not None:
                     await device.flush_backing()
                 async with self._changing:
+                    if device.users:
+                        raise InUse(f"disk {number} was opened meanwhile; it is detached, close it and remove it again")
                     del self.devices[number]
                     try:
                         await self._decide(None)

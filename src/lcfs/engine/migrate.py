@@ -27,7 +27,8 @@ from crc32c import crc32c
 
 from lcfs.engine.block_store import BlockStore, Buffer
 from lcfs.engine.cached_device import HUNG_AFTER, CachedDevice
-from lcfs.engine.errors import Failed, LcfsError, Missing
+from lcfs.engine.errors import Failed, LcfsError, Missing, NoSpace
+from lcfs.engine.flush import NO_SPACE_RETRY
 from lcfs.engine.geometry import FULL, LINE, SECTOR, SECTORS_PER_LINE
 from lcfs.engine.log import EARLY_SHARE
 from lcfs.engine.ring import Indices, Ring
@@ -85,7 +86,7 @@ class Migrator:
         allowed: Callable[[], bool],
         paced: Callable[[], bool],
         batch_size: Callable[[], int],
-        waiting: Callable[[], Sequence[CachedDevice]],
+        starved: Callable[[], bool],
         blocked: Callable[[], bool],
         on_stuck: Callable[[str], None],
         on_bad_line: Callable[[CachedDevice, int], None],
@@ -100,12 +101,15 @@ class Migrator:
         self._allowed = allowed
         self._paced = paced
         self._batch_size = batch_size
-        self._waiting = waiting
+        self._starved = starved
         self._blocked = blocked
         self._on_stuck = on_stuck
         self._on_bad_line = on_bad_line
         self._wake = trio.Event()
         self._stopping = False
+        self._passed_over = False
+        """The last batch left out a disk that was being written back just then."""
+        self._no_space_until = 0.0
         self._nursery: trio.Nursery | None = None
         self._tail_lock = trio.Lock()
 
@@ -120,7 +124,7 @@ class Migrator:
         if ring.tail > ring.last_closed or self._stopping:
             return False
         early = self._paced() and ring.nr_free * EARLY_SHARE < ring.geometry.nr_segments
-        return bool(self._waiting()) or early or self._allowed()
+        return self._starved() or early or self._allowed()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Migrate batches while wanted. Ends only when cancelled."""
@@ -149,6 +153,7 @@ class Migrator:
         now = trio.current_time()
         due = [device.retry_at for device in self._ring.attached() if device.fault]
         due += [device.late_at for device in self._ring.attached()]
+        due.append(self._no_space_until)
         return min((time - now for time in due if time > now), default=float("inf"))
 
     async def _batch(self) -> bool:
@@ -163,7 +168,9 @@ class Migrator:
             return False
         owners = np.unique(ring.states.device_array[self._without_bad(ring.dirty_indices(first, last))])
         devices = [device for device in map(ring.devices.__getitem__, owners) if device is not None]
-        devices = [device for device in devices if not device.stuck and not device.writeback.locked()]
+        devices = [device for device in devices if not device.stuck]
+        self._passed_over = any(device.writeback.locked() for device in devices)
+        devices = [device for device in devices if not device.writeback.locked()]
         await self._run_jobs(devices, first, last, before)
         moved = await self.advance_tail(last)
         if not moved and self._blocked():
@@ -208,7 +215,10 @@ class Migrator:
             try:
                 await self._wait_durable(ring.overtaken_by(ring.tail, tail - 1))
                 await self._commit_tail(tail)
-            except (LcfsError, OSError):
+            except NoSpace:
+                self._no_space_until = trio.current_time() + NO_SPACE_RETRY
+                return False
+            except LcfsError:
                 return False
             return True
 
@@ -229,7 +239,8 @@ class Migrator:
             finally:
                 late = device.late
                 device.late_at = float("inf")
-                if late or struggled != device.struggling:
+                if late or self._passed_over or struggled != device.struggling:
+                    self._passed_over = False
                     self.wake()
             if count:
                 self.wake()

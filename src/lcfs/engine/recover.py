@@ -17,7 +17,7 @@ import numpy as np
 from lcfs.engine.block_store import BlockStore
 from lcfs.engine.cache import Cache
 from lcfs.engine.cached_device import CachedDevice
-from lcfs.engine.disk_format import Superblock, unpack_record_header
+from lcfs.engine.disk_format import KNOWN_BAD, Superblock, unpack_record_header
 from lcfs.engine.errors import Failed
 from lcfs.engine.geometry import LINE, SECTOR
 from lcfs.engine.log_reader import LogReader, Record
@@ -110,7 +110,7 @@ def replay(ring: Ring, record: Record, since: Mapping[int, int]) -> list[int]:
         if device is None or header.position < since[number]:
             continue
         mine = rows[owners == number]
-        high = header.entries["line_high"][mine].astype(np.int64) << 32
+        high = (header.entries["line_high"][mine].astype(np.int64) & ~KNOWN_BAD) << 32
         lines = header.entries["line"][mine].astype(np.int64) | high
         masks = header.entries["dirty"][mine]
         fits = lines < device.nr_lines

@@ -16,12 +16,12 @@ from contextlib import AsyncExitStack
 
 import attrs
 
-from lcfs.engine.block_store import BlockStore, Label, Storage
+from lcfs.engine.block_store import BlockStore, Fill, Label, Storage
 from lcfs.engine.cache import Cache
 from lcfs.engine.device import Device
 from lcfs.engine.disk_format import DiskEntry, Superblock
 from lcfs.engine.disk_table import merge_tables
-from lcfs.engine.errors import AlreadyThere, Invalid, LcfsError, NoSpace, NoSuchThing, Unsuitable, WrongDisk
+from lcfs.engine.errors import AlreadyThere, Failed, Invalid, LcfsError, NoSpace, NoSuchThing, Unsuitable, WrongDisk
 from lcfs.engine.formatting import format_image
 from lcfs.engine.geometry import SECTOR
 from lcfs.engine.recover import catch_up, resume_cache
@@ -71,7 +71,7 @@ class Startup:
             if not any(self.storage.same(known.path, device.path) for known in self.devices.values()):
                 plan.append(await self._look_at_new(device, {*self.devices, *(disk.entry.id for disk in plan)}))
         if spec.default_disk and not plan and not entries and not any(sb.had_disk for _, _, sb in self._images):
-            plan += self._default_disk()
+            plan += await self._default_disk()
         if self.readonly and (self._new_images or any(disk.store is None for disk in plan)):
             raise NoSuchThing("a read-only mount creates nothing; give an image and disks that exist")
         await self._create_images()
@@ -131,17 +131,22 @@ class Startup:
 
     async def _create_images(self) -> None:
         for number, path, size in self._new_images:
-            store = await self._create(path, size)
+            formatted: list[Superblock] = []
+
+            async def fill(store: BlockStore, number: int = number, formatted: list[Superblock] = formatted) -> None:
+                formatted.append(await format_image(store, cache_id=number))
+
             try:
-                superblock = await format_image(store, cache_id=number)
+                store = await self._create(path, size, fill)
             except OSError as exc:
                 raise NoSpace(f"{path} could not be formatted: {exc.strerror or exc}; free some room", errno=exc.errno) from exc
+            (superblock,) = formatted
             self.say(f"created cache {number}: {path}, {human(size)}, sparse")
             self._images.append((number, store, superblock))
         self._images.sort(key=lambda image: self._order.index(image[0]))
 
-    async def _create(self, path: str, size: int) -> BlockStore:
-        store = await self.storage.create(path, size)
+    async def _create(self, path: str, size: int, fill: Fill | None = None) -> BlockStore:
+        store = await self.storage.create(path, size, fill)
         self.stack.push_async_callback(self.storage.remove, path)
         self.stack.push_async_callback(store.close)
         return store
@@ -269,7 +274,7 @@ class Startup:
             raise AlreadyThere(f"{device.path} carries the UUID of a disk that is known by another path; use that path")
         return _NewDisk(entry, store, self._order[0] if device.cache is None else device.cache)
 
-    def _default_disk(self) -> list[_NewDisk]:
+    async def _default_disk(self) -> list[_NewDisk]:
         """Disk 1 beside the first image; none beside a block device."""
         first = self._order[0]
         path = next(path for number, path in self._paths() if number == first)
@@ -277,11 +282,15 @@ class Startup:
             self.say("there is no disk yet; make one with `lcfs device create`")
             return []
         backing = f"{path.removesuffix('.img')}.disk1.img"
+        store: BlockStore | None = None
         if self.storage.exists(backing):
-            raise AlreadyThere(
-                f"{backing} already exists and {path} does not know it; name it with --device {backing} to use it as it is"
-            )
-        return [_NewDisk(DiskEntry(1, _uuid.uuid4(), DEFAULT_DISK_SIZE, backing, "disk1", None), None, first)]
+            store = await self._open(backing)
+            # a crash while the very first mount was creating things leaves such a file
+            if store.size != DEFAULT_DISK_SIZE or not await store.is_blank():
+                raise AlreadyThere(
+                    f"{backing} already exists and {path} does not know it; name it with --device {backing} to use it as it is"
+                )
+        return [_NewDisk(DiskEntry(1, _uuid.uuid4(), DEFAULT_DISK_SIZE, backing, "disk1", None), store, first)]
 
     def _paths(self) -> list[tuple[int, str]]:
         return [(number, store.name) for number, store, _ in self._images] + [
@@ -320,7 +329,10 @@ async def is_stale(device: Device, store: BlockStore) -> bool:
             f"{entry.path} has {store.size} bytes and disk {entry.id} had {entry.size}: it has shrunk; "
             "restore its size and content"
         )
-    label = await store.read_label()
+    try:
+        label = await store.read_label()
+    except OSError as exc:
+        raise Failed(f"{entry.path} cannot be read: {exc.strerror or exc}; check the device", errno=exc.errno) from exc
     if label is None:
         return False
     if label.uuid != entry.uuid:
@@ -336,7 +348,7 @@ async def new_entry(number: int, path: str, size: int | None, name: str | None, 
 
     Raises Unsuitable or Invalid for a size that the backing does not have.
     """
-    uuid = _uuid.uuid4()
+    uuid, stamp = _uuid.uuid4(), 0
     if store is not None:
         whole = store.size - store.size % SECTOR
         if whole == 0:
@@ -344,9 +356,12 @@ async def new_entry(number: int, path: str, size: int | None, name: str | None, 
         if size is not None and size > whole:
             raise Unsuitable(f"{path} has {whole} bytes, less than the {size} asked for; give a smaller size")
         size = size if size is not None else whole
-        label = await store.read_label()
+        try:
+            label = await store.read_label()
+        except OSError as exc:
+            raise Failed(f"{path} cannot be read: {exc.strerror or exc}", errno=exc.errno) from exc
         if label is not None:
-            uuid = label.uuid
+            uuid, stamp = label.uuid, label.stamp
     return DiskEntry(
         id=number,
         uuid=uuid,
@@ -354,6 +369,7 @@ async def new_entry(number: int, path: str, size: int | None, name: str | None, 
         path=path,
         name=check_name(name) if name is not None else f"disk{number}",
         cache_uuid=None,
+        previous_stamp=stamp,
     )
 
 

@@ -8,6 +8,7 @@ leaves the one before it (R9). Nothing that depends on a commit happens before i
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Awaitable, Callable
 
 import attrs
@@ -24,6 +25,8 @@ from lcfs.engine.disk_format import (
 )
 from lcfs.engine.errors import Damaged, LcfsError, NewerVersion, NotACacheImage
 from lcfs.engine.geometry import LINE, SUPERBLOCK_AREA
+
+log = logging.getLogger("lcfs.engine.superblock")
 
 COMMIT_PATIENCE = 120
 """Seconds after which a commit that hangs is given up, and the cache with it."""
@@ -122,9 +125,18 @@ class SuperblockWriter:
 
     async def _commit(self, snapshot: Callable[[], Superblock], both: bool) -> None:
         wanted = snapshot()
-        for _ in range(2 if both else 1):
-            wanted = attrs.evolve(wanted, sequence=self.current.sequence + 1)
-            offset = SUPERBLOCK_COPIES[wanted.sequence % 2]
-            await self._store.write(offset, [pack_superblock(wanted)])
-            await self._flush()
-            self.current = wanted
+        await self._write(wanted)
+        if both:
+            try:
+                await self._write(wanted)
+            except OSError as exc:
+                # the first copy made it so; without room for the second, the next commit writes there
+                if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                log.warning("%s: no space for the second copy of the superblock", self._store.name)
+
+    async def _write(self, wanted: Superblock) -> None:
+        wanted = attrs.evolve(wanted, sequence=self.current.sequence + 1)
+        await self._store.write(SUPERBLOCK_COPIES[wanted.sequence % 2], [pack_superblock(wanted)])
+        await self._flush()
+        self.current = wanted

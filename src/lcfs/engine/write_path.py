@@ -182,12 +182,12 @@ class WritePath(ReadPath):
     ) -> bool:
         """Put whole sectors of one line in the open record; False when `_prepare` has to wait for something first.
 
-        A line that is cached elsewhere takes its old dirty sectors along (B08, B33).
+        A line that is cached elsewhere takes its old dirty sectors along (B08, B33). The piece never counts as full size:
+        where its sectors cover the line, some were read along.
         """
         states, table = self.states, device.table.index
         first, count = start // SECTOR, len(data) // SECTOR
         mask = ((1 << count) - 1) << first
-        kind = WRITE | (FULLSIZE if mask == FULL else 0)
         index = table[line]
         if self._record_start < index < self._cursor:
             if self._watches:
@@ -196,7 +196,7 @@ class WritePath(ReadPath):
             self._view[at + start : at + start + len(data)] = data
             states.dirty[index] |= mask
             states.valid[index] |= mask
-            self._counters[kind | HIT | ON_BUFFER] += 1
+            self._counters[WRITE | HIT | ON_BUFFER] += 1
             return True
         if self._cursor == self._limit:
             if not self.roll(device):
@@ -227,7 +227,7 @@ class WritePath(ReadPath):
             states.dirty[index] = 0
         else:
             device.nr_dirty_caches += 1
-        self._counters[kind | (HIT if index else 0)] += 1
+        self._counters[WRITE | (HIT if index else 0)] += 1
         states.line[new] = line
         states.device[new] = device.id
         states.dirty[new] = mask | carried

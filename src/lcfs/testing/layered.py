@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from lcfs.engine.block_store import BlockStore, Storage
+from lcfs.engine.block_store import BlockStore, Fill, Storage
 from lcfs.testing.storage import Wrap
 
 
@@ -17,8 +17,8 @@ class LayeredStorage(Storage):
     async def open(self, path: str, *, readonly: bool = False) -> BlockStore:
         return self.wrap(path, await self.next.open(path, readonly=readonly))
 
-    async def create(self, path: str, size: int) -> BlockStore:
-        return self.wrap(path, await self.next.create(path, size))
+    async def create(self, path: str, size: int, fill: Fill | None = None) -> BlockStore:
+        return self.wrap(path, await self.next.create(path, size, fill))
 
     async def remove(self, path: str) -> None:
         await self.next.remove(path)

@@ -6,9 +6,11 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Mapping
 
-from lcfs.engine.block_store import BlockStore, Storage
+from lcfs.engine.block_store import BlockStore, Fill, Storage
 from lcfs.engine.errors import AlreadyThere, InUse, NoSuchThing, Unsuitable
+from lcfs.testing.fault import Operation
 from lcfs.testing.image import SparseImage
+from lcfs.testing.log import Call, Log, LogStore
 from lcfs.testing.memory import Medium, MemoryStore
 from lcfs.testing.unsynced import Choose
 
@@ -24,8 +26,9 @@ class MemoryStorage(Storage):
     """Named media, each open once at a time, as a lock would have it.
 
     `media` maps absolute paths to what is there; a test may add, take away and change what is not open.
-    `wrap` puts layers (delay, fault, log) on each store that is opened. `nowait` and `yields` are those of
-    `MemoryStore`. Creating and removing are durable at once: directories are no part of the fault model.
+    `wrap` puts layers (delay, fault) on each store that is opened; with a `log` the calls that reach the
+    media, and the creations, are recorded. `nowait` and `yields` are those of `MemoryStore`. Creating and
+    removing are durable at once: directories are no part of the fault model.
     """
 
     def __init__(
@@ -33,11 +36,13 @@ class MemoryStorage(Storage):
         media: Mapping[str, Medium] | None = None,
         *,
         wrap: Wrap = _bare,
+        log: Log | None = None,
         nowait: bool = True,
         yields: bool = True,
     ) -> None:
         self.media: dict[str, Medium] = dict(media or {})
         self.wrap = wrap
+        self.log = log
         self.nowait = nowait
         self.yields = yields
         self._opened: dict[str, MemoryStore] = {}
@@ -52,7 +57,8 @@ class MemoryStorage(Storage):
         """The storage that a machine finds after its power failed now.
 
         `choose` decides what became of the unsynced writes, for all media or path by path. Whoever runs
-        on this storage may go on to do so, in a world of his own: nothing he does reaches the new one.
+        on this storage may go on to do so, in a world of his own: nothing he does reaches the new one. The
+        new one has no log.
         """
         media = {
             path: medium.crash(choose[path] if isinstance(choose, Mapping) else choose) for path, medium in self.media.items()
@@ -75,11 +81,19 @@ class MemoryStorage(Storage):
             raise Unsuitable(f"{path} is empty; remove it and lcfs creates it, or give a file that has a size")
         return self._open(path, medium, readonly)
 
-    async def create(self, path: str, size: int) -> BlockStore:
+    async def create(self, path: str, size: int, fill: Fill | None = None) -> BlockStore:
         path = self.canonical(path)
         if path in self.media:
             raise AlreadyThere(f"{path} already exists; give another path")
-        return self._open(path, self.add(path, size), readonly=False)
+        if self.log is not None:
+            with self.log.recorded(Call(path, Operation.CREATE, 0, size)):
+                self.add(path, size)
+        else:
+            self.add(path, size)
+        store = self._open(path, self.media[path], readonly=False)
+        if fill is not None:
+            await fill(store)
+        return store
 
     async def remove(self, path: str) -> None:
         del self.media[self.canonical(path)]
@@ -96,4 +110,4 @@ class MemoryStorage(Storage):
     def _open(self, path: str, medium: Medium, readonly: bool) -> BlockStore:
         store = MemoryStore(medium, path, readonly=readonly, nowait=self.nowait, yields=self.yields)
         self._opened[path] = store
-        return self.wrap(path, store)
+        return self.wrap(path, store if self.log is None else LogStore(store, self.log))
