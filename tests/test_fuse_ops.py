@@ -164,6 +164,18 @@ async def test_o_sync_means_what_it_says(mnt: Mount, flags: int, durable: bool) 
     assert (cache.appended <= cache.barriers.durable) == durable
 
 
+async def test_a_single_write_may_ask_to_be_durable(mnt: Mount) -> None:
+    def write() -> None:
+        fd = os.open(mnt / "devices/1", os.O_WRONLY)
+        try:
+            os.pwritev(fd, [b"x" * 4096], 0, os.RWF_DSYNC)
+        finally:
+            os.close(fd)
+
+    await syscall(write)
+    assert mnt.world.cache.appended <= mnt.world.cache.barriers.durable
+
+
 @pytest.mark.parametrize("sync", [os.fsync, os.fdatasync])
 async def test_fsync_is_a_barrier_and_close_is_none(mnt: Mount, sync: Callable[[int], None]) -> None:
     cache = mnt.world.cache
