@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -60,9 +61,11 @@ def _segment_of(cache: Cache, index: int) -> int:
     return newest - (newest - 1 - slot) % geometry.nr_segments
 
 
-def audit_counts(cache: Cache, reads: int, writes: int) -> None:
+def audit_counts(caches: Iterable[Cache], reads: int, writes: int) -> None:
     """The sixteen counters add up to the pieces read and written since they were cleared. Raises Violation."""
-    counters = cache.stats.rows()
-    counted = [sum(counters[i] for i in range(16) if i & WRITE == kind) for kind in (0, WRITE)]
+    counted = [0, 0]
+    for cache in caches:
+        for i, count in enumerate(cache.stats.rows()):
+            counted[i & WRITE] += count
     if counted != [reads, writes]:
         raise Violation("R10", 0, 0, f"counters say {counted} pieces read and written, it was {[reads, writes]}")

@@ -123,11 +123,13 @@ def crash_points(media: Mapping[str, Medium], log: Log, since: float = 0) -> Ite
         changes = call.operation is not Operation.FLUSH if begins else call.operation in _SETTLING
         if changes and time > since:
             yield _point(replays, time - 1)
-        replay = replays[call.store]
-        if begins:
-            replay.begin(call)
+        if call.operation is Operation.CREATE:
+            if begins:
+                replays[call.store] = _Replay(Medium(SparseImage(call.length)))
+        elif begins:
+            replays[call.store].begin(call)
         else:
-            replay.end(call)
+            replays[call.store].end(call)
     yield _point(replays, math.inf)
 
 

@@ -20,7 +20,7 @@ from lcfs.testing.memory import Medium
 from lcfs.testing.model import Model
 from lcfs.testing.stepper import make_deterministic
 from lcfs.testing.steps import PRELUDES, STEPS
-from lcfs.testing.world import Setup, World, make_media
+from lcfs.testing.world import Setup, World, disk_path, make_media
 
 DEEPEST = 3
 NESTED_POINTS = 6
@@ -30,7 +30,7 @@ TOO_LONG = 10_000.0
 """Seconds of the mock clock that a run may take."""
 MOMENT = 0.01
 """Seconds in which the daemons write what is ready to be written."""
-SETUPS = (Setup(), Setup(blocks_per_segment=8, nr_segments=2), Setup(nr_segments=3))
+SETUPS = (Setup(), Setup(blocks_per_segment=8, nr_segments=2), Setup(nr_segments=3), Setup(nr_caches=2))
 
 
 @attrs.frozen
@@ -147,8 +147,8 @@ class Explorer:
         media = point.media(crash.survival)
         found = await self._judge(script, run, point, media, stops=True)
         if crash.step:
-            return await self.follow(script, media, found, crash.step)
-        return Run(media, found.log, settled(found))
+            return await self.follow(script, media, found, crash.step, run.model.sizes)
+        return Run(media, found.log, settled(found, media, run.model.sizes))
 
     async def run(self, script: Script) -> Run:
         """The workload itself, uncrashed; what it reads is checked on the way. Raises Found."""
@@ -156,9 +156,7 @@ class Explorer:
         if setup not in self._formatted:
             self._formatted[setup] = await make_media(setup)
         media = self._formatted[setup]
-        model = Model()
-        for disk, size in enumerate(setup.disks, 1):
-            model.add_disk(disk, size, 1)
+        model = setup.model()
         make_deterministic(script.seed)
         try:
             with trio.fail_after(TOO_LONG):
@@ -170,8 +168,7 @@ class Explorer:
                         await STEPS[step](world)
                         await self._let_daemons_run(script)
                     await trio.sleep(MOMENT)
-                    for disk, size in model.sizes.items():
-                        await world.read(disk, 0, size)
+                    await world.check()
                     log = world.log.carried_on()
         except Exception as exc:
             raise Found(script, exc) from exc
@@ -182,9 +179,11 @@ class Explorer:
         if script.seed // 2 % 2:
             await trio.sleep(MOMENT)
 
-    async def follow(self, script: Script, media: Mapping[str, Medium], found: Recovered, step: str) -> Run:
+    async def follow(
+        self, script: Script, media: Mapping[str, Medium], found: Recovered, step: str, sizes: Mapping[int, int]
+    ) -> Run:
         """Recover and go on with one step. Raises Found."""
-        model = settled(found)
+        model = settled(found, media, sizes)
         make_deterministic(script.seed)
         try:
             with trio.fail_after(TOO_LONG):
@@ -203,7 +202,7 @@ class Explorer:
         self.states += 1
         nobody = Model()
         for disk, size in disks.items():
-            nobody.add_disk(disk, size, None)
+            nobody.add_disk(disk, size, None)  # only so that it is known which disks there may be
         with trio.fail_after(TOO_LONG):
             async with World(media, nobody, logged=stops) as world:
                 await world.start(doomed=not stops)
@@ -221,11 +220,11 @@ class Explorer:
         follows = goes_on and rng.random() < self.follow_share
         found = self._known[key] = await self._judge(script, run, point, media, known, stops=nests)
         if nests:
-            await self._nest(script, Run(media, found.log, settled(found)), rng)
+            await self._nest(script, Run(media, found.log, settled(found, media, run.model.sizes)), rng)
         if follows:
             last = attrs.evolve(crash, step=rng.choice(self.follow_steps))
             script = attrs.evolve(script, crashes=(*script.crashes[:-1], last))
-            await self._nest(script, await self.follow(script, media, found, last.step), rng)
+            await self._nest(script, await self.follow(script, media, found, last.step, run.model.sizes), rng)
 
     async def _judge(
         self,
@@ -256,11 +255,15 @@ class Explorer:
                 await self._visit(script, run, Crash(number, tuple(survival)), points[number], rng)
 
 
-def settled(found: Recovered) -> Model:
+def settled(found: Recovered, media: Mapping[str, Medium], sizes: Mapping[int, int]) -> Model:
     """The oracle of what is done after a recovery: its contents are the past, and durable."""
     model = Model()
-    for disk, content in found.contents.items():
-        model.add_disk(disk, len(content), found.caches[disk], content)
+    for disk, cache in found.caches.items():
+        content = found.contents.get(disk)
+        if content is None and disk_path(disk) in media:
+            # a removed disk leaves its backing behind, and may be created on it again
+            content = media[disk_path(disk)].durable.read(0, sizes[disk])
+        model.add_disk(disk, sizes[disk], cache, content)
     return model
 
 

@@ -24,6 +24,8 @@ class Operation(enum.Enum):
     FLUSH = "flush"
     DISCARD = "discard"
     LABEL = "label"
+    CREATE = "create"
+    """Of the store itself; only a log knows this one."""
 
 
 class Effect(enum.Enum):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import attrs
 
@@ -20,7 +21,7 @@ class Call:
     operation: Operation
     offset: int
     length: int
-    data: bytes
+    data: bytes = b""
     """What was written; empty where the log keeps none, and for other calls."""
     label: Label | None = None
     began: int = 0
@@ -41,6 +42,10 @@ class Log:
     keep_data: bool = True
     calls: list[Call] = attrs.field(factory=list)
     now: int = 0
+
+    def recorded(self, call: Call) -> AbstractContextManager[None]:
+        """Notes when `call` begins, ends, and what it raised."""
+        return _Recorded(self, call)
 
     def tick(self) -> int:
         """The next point in time."""
@@ -107,13 +112,11 @@ class LogStore(Layer):
 
     def _recorded(
         self, operation: Operation, offset: int, length: int, data: bytes = b"", label: Label | None = None
-    ) -> _Recorded:
-        return _Recorded(self.log, Call(self.name, operation, offset, length, data, label))
+    ) -> AbstractContextManager[None]:
+        return self.log.recorded(Call(self.name, operation, offset, length, data, label))
 
 
-class _Recorded:
-    """Notes when a call begins, ends, and what it raised."""
-
+class _Recorded(AbstractContextManager[None]):
     def __init__(self, log: Log, call: Call) -> None:
         self.log = log
         self.call = call

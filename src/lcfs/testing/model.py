@@ -25,6 +25,8 @@ from lcfs.engine.geometry import LINE, SECTOR
 from lcfs.testing.tags import describe, tagged
 
 NEVER = math.inf
+GONE = -1
+"""In the place of a disk's cache: there is no such disk."""
 
 
 class Violation(AssertionError):
@@ -102,7 +104,7 @@ class Barrier:
 
 @attrs.define(eq=False)
 class CacheChange:
-    """An attach or a detach in flight (R9: a crash leaves the disk with its cache as before or after)."""
+    """An attach, detach, creation or removal in flight (R9: a crash leaves the disk as before or after)."""
 
     model: Model
     disk: int
@@ -148,7 +150,7 @@ class Model:
         """Per disk, (when a barrier returned, when it began)."""
 
     def add_disk(self, disk: int, size: int, cache: int | None, content: bytes | None = None) -> None:
-        """A disk of zeros, or with `content`, all durable."""
+        """A disk of zeros, or with `content`, all durable. With GONE for its cache it is still to be created."""
         assert content is None or len(content) == size
         self.sizes[disk] = size
         self.caches[disk] = cache
@@ -157,7 +159,7 @@ class Model:
         self._changes[disk] = [CacheChange(self, disk, cache, -1, -1)]
 
     def begin_change(self, disk: int, cache: int | None) -> CacheChange:
-        """An attach to `cache`, or a detach (None), of `disk` is issued."""
+        """An attach to `cache`, a detach (None), a creation or a removal (GONE) of `disk` is issued."""
         change = CacheChange(self, disk, cache, self.now())
         self._changes[disk].append(change)
         return change
@@ -208,7 +210,7 @@ class Model:
         return content[offset - first * SECTOR :][:length]
 
     def check_recovered(self, contents: Mapping[int, Buffer], at: float = NEVER) -> None:
-        """All disks hold `contents` after a crash at time `at` and a recovery. Raises Violation."""
+        """All disks there are hold `contents` after a crash at time `at` and a recovery. Raises Violation."""
         candidates = self._candidates(contents, at)
         floors = {disk: self._floor(disk, at) for disk in self.sizes}
         # Content that occurs twice in a sector's history is taken for the older version, unless that one
@@ -235,7 +237,7 @@ class Model:
 
     def note_cache(self, disk: int, cache: int | None) -> None:
         """The disk has that cache from now on."""
-        if cache is None:
+        if cache is None or cache == GONE:
             self.note_durable(disk, self.now())
         self.caches[disk] = cache
         for piece in self._in_flight:
@@ -298,6 +300,8 @@ class Model:
         found: dict[tuple[int, int], list[Version]] = {}
         held = {disk: bytes(content) for disk, content in contents.items()}
         for (disk, sector), versions in self._versions.items():
+            if disk not in held:
+                continue
             got = held[disk][sector * SECTOR : (sector + 1) * SECTOR]
             matching = [v for v in versions if v.content == got and v.alive(at)]
             if not matching:

@@ -56,13 +56,15 @@ async def _commit_super_block(world: World) -> None:
 
 
 async def _drop_caches(world: World) -> None:
-    await world.manager.caches[1].drop_caches()
+    for cache in list(world.manager.caches.values()):
+        await cache.drop_caches()
 
 
 async def _migrate(world: World) -> None:
-    await world.manager.caches[1].set_tunable("force_migrate", 1)
-    await trio.sleep(3)
-    await world.manager.caches[1].set_tunable("force_migrate", 0)
+    for value in (1, 0):
+        for cache in list(world.manager.caches.values()):
+            await cache.set_tunable("force_migrate", value)
+        await trio.sleep(3 * value)
 
 
 async def _wait(world: World) -> None:
@@ -90,6 +92,41 @@ def _detach(disk: int) -> Step:
         await world.detach(disk)
 
     return detach
+
+
+def _create(disk: int, cache: int | None) -> Step:
+    async def create(world: World) -> None:
+        await world.create(disk, cache)
+
+    return create
+
+
+def _remove(disk: int) -> Step:
+    async def remove(world: World) -> None:
+        await world.remove(disk)
+
+    return remove
+
+
+async def _move_to_last_cache(world: World) -> None:
+    await world.detach(1)
+    await world.attach(1, max(world.manager.caches))
+
+
+async def _free_and_resume(world: World) -> None:
+    last = max(world.manager.caches)
+    users = [disk for disk, cache in world.caches_of().items() if cache == last]
+    for disk in users:
+        await world.detach(disk)
+    if last == 1:
+        return
+    path = world.manager.caches[last].path
+    await world.manager.free_cache(last)
+    world.manager.cursor = last
+    await world.manager.resume_cache(path)
+    world.clear_counts()
+    for disk in users:
+        await world.attach(disk, last)
 
 
 async def _remount(world: World) -> None:
@@ -158,6 +195,14 @@ STEPS: dict[str, Step] = {
     "attach disk 2": _attach(2),
     "detach": _detach(1),
     "detach disk 2": _detach(2),
+    "create disk 3": _create(3, 1),
+    "create disk 3 without a cache": _create(3, None),
+    "write disk 3": _write(3, LINE, 2 * LINE),
+    "barrier of disk 3": _barrier(3),
+    "remove disk 2": _remove(2),
+    "create disk 2 again": _create(2, 1),
+    "move to the last cache": _move_to_last_cache,
+    "free and resume the last cache": _free_and_resume,
     "remount": _remount,
     "kill": _kill,
     "write and flush side by side": _side_by_side,

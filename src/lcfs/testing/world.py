@@ -17,14 +17,14 @@ from lcfs.engine.manager import Manager, open_manager
 from lcfs.engine.spec import CacheSpec, DeviceSpec, MountSpec
 from lcfs.engine.startup import Startup
 from lcfs.testing.audit import audit, audit_counts
-from lcfs.testing.log import Log, LogStore
+from lcfs.testing.log import Log
 from lcfs.testing.memory import Medium
-from lcfs.testing.model import Model, Violation
-from lcfs.testing.storage import MemoryStorage, Wrap
+from lcfs.testing.model import GONE, Model, Violation
+from lcfs.testing.storage import MemoryStorage
 from lcfs.testing.unsynced import keep_all
 
-CACHE = "/ssd.img"
-SPEC = MountSpec(caches=(CacheSpec(CACHE),), default_disk=False)
+IMAGES = {1: "/ssd.img", 2: "/ssd2.img"}
+"""Paths of the caches of a small world."""
 
 
 @attrs.frozen
@@ -35,24 +35,49 @@ class Setup:
     nr_segments: int = 4
     disks: tuple[int, ...] = (16 * LINE, 16 * LINE - 512)
     """Bytes of disk 1, 2, ...; by default the last line of the second is not whole."""
+    nr_caches: int = 1
+    """With 2, the second disk is attached to the second cache."""
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of the cache image."""
+        """Bytes of a cache image."""
         return SUPERBLOCK_AREA + self.nr_segments * self.blocks_per_segment * LINE
+
+    def model(self) -> Model:
+        """The oracle of a fresh world; there is a disk yet to be created, as large as the last one."""
+        model = Model()
+        for disk, size in enumerate(self.disks, 1):
+            model.add_disk(disk, size, min(disk, self.nr_caches))
+        model.add_disk(len(self.disks) + 1, self.disks[-1], GONE)
+        return model
 
 
 async def make_media(setup: Setup) -> dict[str, Medium]:
-    """A formatted image and its disks, all zero, attached, left clean, everything durable."""
+    """Formatted images and their disks, all zero, attached, left clean, everything durable."""
     storage = MemoryStorage(yields=False)
-    storage.add(CACHE, setup.image_bytes)
-    image = await storage.open(CACHE)
-    await format_image(image, blocks_per_segment=setup.blocks_per_segment)
-    await image.close()
-    disks = tuple(DeviceSpec(f"/disk{i}.img", id=i, size=size) for i, size in enumerate(setup.disks, 1))
-    async with open_manager(MountSpec(SPEC.caches, disks), storage):
+    caches = range(1, setup.nr_caches + 1)
+    for cache in caches:
+        storage.add(IMAGES[cache], setup.image_bytes)
+        image = await storage.open(IMAGES[cache])
+        await format_image(image, cache_id=cache, blocks_per_segment=setup.blocks_per_segment)
+        await image.close()
+    disks = tuple(
+        DeviceSpec(disk_path(disk), id=disk, size=size, cache=min(disk, setup.nr_caches))
+        for disk, size in enumerate(setup.disks, 1)
+    )
+    async with open_manager(MountSpec(spec_of(storage.media).caches, disks), storage):
         pass
     return storage.crash(keep_all).media
+
+
+def disk_path(disk: int) -> str:
+    """Where the backing of a disk is."""
+    return f"/disk{disk}.img"
+
+
+def spec_of(media: Mapping[str, Medium]) -> MountSpec:
+    """The mount of all caches there are."""
+    return MountSpec(tuple(CacheSpec(path, id=cache) for cache, path in IMAGES.items() if path in media), default_disk=False)
 
 
 @asynccontextmanager
@@ -64,7 +89,7 @@ async def doomed_mount(storage: MemoryStorage) -> AsyncIterator[Manager]:
             manager = Manager(storage, nursery)
             async with AsyncExitStack() as undo:
                 startup = Startup(storage, lambda _: None, False, undo)
-                await startup.run(SPEC)
+                await startup.run(spec_of(storage.media))
                 await manager.start(startup)
                 undo.pop_all()
             yield manager
@@ -95,10 +120,11 @@ class World:
         self.model = model
         self.model.now = self.tick
         self.storage = MemoryStorage(
-            {path: medium.crash(keep_all) for path, medium in media.items()}, yields=yields, nowait=nowait
+            {path: medium.crash(keep_all) for path, medium in media.items()},
+            log=self.log if logged else None,
+            yields=yields,
+            nowait=nowait,
         )
-        if logged:
-            self.storage.wrap = self._wrap_for(self.log)
         self.manager: Manager
         self.pieces_read = 0
         """4-KiB pieces asked of caches since the last `start`, for `audit_counts`."""
@@ -120,7 +146,7 @@ class World:
     async def start(self, *, doomed: bool = False) -> None:
         """Mount; recovery happens here. A doomed mount is not stopped in the end: its process dies."""
         self.pieces_read = self.pieces_written = 0
-        mount = doomed_mount(self.storage) if doomed else open_manager(SPEC, self.storage)
+        mount = doomed_mount(self.storage) if doomed else open_manager(spec_of(self.storage.media), self.storage)
         self.manager = await self._enter(mount)
 
     async def _enter(self, mount: AbstractAsyncContextManager[Manager]) -> Manager:
@@ -137,7 +163,7 @@ class World:
         """
         self.log = self.log.carried_on()
         self.storage = self.storage.crash(keep_all)
-        self.storage.wrap = self._wrap_for(self.log)
+        self.storage.log = self.log
         await self.stop()
 
     def device(self, disk: int) -> Device:
@@ -149,6 +175,8 @@ class World:
 
     async def write(self, disk: int, offset: int, length: int) -> None:
         """Write tagged data, at once if possible, as the mount does it."""
+        if not self.there(disk):
+            return
         device, request = self.device(disk), self.model.begin_write(disk, offset, length)
         if device.cache_id:
             self.pieces_written += len(request.pieces)
@@ -161,6 +189,8 @@ class World:
 
     async def read(self, disk: int, offset: int, length: int) -> bytes:
         """Read and compare with the model."""
+        if not self.there(disk):
+            return b""
         device, began = self.device(disk), self.model.now()
         if device.cache_id:
             self.pieces_read += -(-min(offset + length, device.size) // LINE) - offset // LINE
@@ -175,20 +205,47 @@ class World:
 
     async def barrier(self, disk: int) -> None:
         """Flush a disk."""
+        if not self.there(disk):
+            return
         barrier = self.model.begin_barrier(disk)
         await self.device(disk).flush()
         barrier.done()
 
+    def there(self, disk: int) -> bool:
+        """Whether the disk exists now; what is asked of one that does not is not done."""
+        return disk in self.manager.devices
+
+    async def create(self, disk: int, cache: int | None) -> None:
+        """Create a disk that does not exist, on its backing if that is there, else on a new one."""
+        if not self.there(disk):
+            change = self.model.begin_change(disk, cache)
+            await self.manager.create(disk, disk_path(disk), self.model.sizes[disk], cache or 0, None)
+            change.done()
+
+    async def remove(self, disk: int) -> None:
+        """Remove a disk; its backing stays. A crash may leave it detached, which comes first."""
+        if self.there(disk):
+            changes = [self.model.begin_change(disk, cache) for cache in (None, GONE)]
+            await self.manager.remove(disk)
+            for change in changes:
+                change.done()
+
+    def clear_counts(self) -> None:
+        """Begin counting pieces anew."""
+        self.pieces_read = self.pieces_written = 0
+        for cache in self.manager.caches.values():
+            cache.stats.clear()
+
     async def attach(self, disk: int, cache: int = 1) -> None:
         """Attach a disk to a cache, if it has none."""
-        if self.device(disk).cache_id == 0:
+        if self.there(disk) and self.device(disk).cache_id == 0:
             change = self.model.begin_change(disk, cache)
             await self.manager.attach(disk, cache)
             change.done()
 
     async def detach(self, disk: int) -> None:
         """Detach a disk, if it has a cache."""
-        if self.device(disk).cache_id != 0:
+        if self.there(disk) and self.device(disk).cache_id != 0:
             change = self.model.begin_change(disk, None)
             await self.manager.detach(disk)
             change.done()
@@ -196,7 +253,7 @@ class World:
     async def contents(self) -> dict[int, bytes]:
         """What all disks hold, unchecked."""
         found = {}
-        for disk in self.model.sizes:
+        for disk in self.manager.devices:
             device = self.device(disk)
             data = device.read_nowait(0, device.size)
             if device.cache_id:
@@ -205,8 +262,8 @@ class World:
         return found
 
     def caches_of(self) -> dict[int, int | None]:
-        """The cache each disk is attached to."""
-        return {disk: self.device(disk).cache_id or None for disk in self.model.sizes}
+        """The cache each disk is attached to, or GONE."""
+        return {disk: (self.device(disk).cache_id or None) if self.there(disk) else GONE for disk in self.model.sizes}
 
     def audit(self) -> None:
         """States are good, and counters agree with the tables (R10). Nothing may be in flight."""
@@ -214,13 +271,10 @@ class World:
             if cache.state != "running":
                 raise Violation("state", 0, 0, f"cache {cache.id} is {cache.state}")
             audit(cache)
-            audit_counts(cache, self.pieces_read, self.pieces_written)
+        audit_counts(self.manager.caches.values(), self.pieces_read, self.pieces_written)
 
     async def check(self) -> None:
         """Every disk reads as the model says, and the books are right."""
         for disk, size in self.model.sizes.items():
             await self.read(disk, 0, size)
         self.audit()
-
-    def _wrap_for(self, log: Log) -> Wrap:
-        return lambda path, store: LogStore(store, log)
