@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Sets up this checkout: distribution packages (when root), ./.venv, lcfs installed editable in it.
 # Run it as often as you like: what is there is left alone. PYTHON=/path/to/python3 chooses the interpreter.
+# "setup.sh kill" also installs what make kill needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,6 +16,8 @@ build_packages=(gcc libc6-dev pkg-config libfuse3-dev fuse3)
 test_packages=(
     attr e2fsprogs fio kmod libnbd-bin mount nbdkit qemu-system-common qemu-utils sqlite3 strace util-linux xfsprogs
 )
+# What make kill runs besides.
+kill_packages=(postgresql)
 
 say() { printf 'set-up: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -60,6 +63,18 @@ want() {
     fi
 }
 
+# The same for a PostgreSQL server, of which the programs are wanted and no running cluster.
+want_postgresql() {
+    local directory=/etc/postgresql-common/createcluster.d
+    [ -n "$(missing_of "$@")" ] || return 0
+    if is_root; then
+        mkdir -p $directory
+        trap 'rm -f "$apt_log" /etc/postgresql-common/createcluster.d/lcfs.conf' EXIT
+        echo 'create_main_cluster = false' >$directory/lcfs.conf
+    fi
+    want "$@"
+}
+
 # Prints the first interpreter that is new enough.
 find_python() {
     local candidate candidates=(python3 /usr/bin/python3 python3.13 python3.12 python3.11)
@@ -99,10 +114,11 @@ if command -v dpkg-query >/dev/null; then
         wanted+=("${of_python[@]}")
     fi
     want "${wanted[@]}"
+    [ "${1:-}" != kill ] || want_postgresql "${kill_packages[@]}"
 else
     say "this is not a Debian system, so its packages are yours to install; needed are a C compiler, pkg-config," \
         "libfuse 3 with headers and fusermount3, and for the tests fio, mkfs.ext4, mkfs.xfs, losetup, getfattr," \
-        "nbdkit, nbdfuse, qemu-img, qemu-storage-daemon, sqlite3 and strace"
+        "nbdkit, nbdfuse, qemu-img, qemu-storage-daemon, sqlite3 and strace, for make kill PostgreSQL"
 fi
 
 if is_root; then

@@ -73,6 +73,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=20, help="how many kills (default: 20)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32), help="default: a new one")
     parser.add_argument("--kinds", type=lambda text: text.split(","), default=list(KINDS), help=f"of {','.join(KINDS)}")
+    parser.add_argument("--skip", type=int, default=0, metavar="CASES", help="leave out so many cases at the beginning")
     parser.add_argument("--rounds-per-case", type=int, default=5, help="kills that one cache goes through (default: 5)")
     parser.add_argument("--longest", type=float, default=2.5, help="seconds of work before a kill, at most (default: 2.5)")
     options = parser.parse_args()
@@ -84,7 +85,7 @@ def parse() -> argparse.Namespace:
 def run(options: argparse.Namespace, sums: dict[tuple[str, str], Sum]) -> None:
     """Case after case, one of each kind and cut in turn, until the rounds are done."""
     done = 0
-    for number, (kind, cut) in enumerate(itertools.cycle(sums)):
+    for number, (kind, cut) in itertools.islice(enumerate(itertools.cycle(sums)), options.skip, None):
         rounds = min(options.rounds_per_case, options.rounds - done)
         if rounds <= 0:
             return
