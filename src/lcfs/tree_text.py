@@ -37,6 +37,7 @@ def _describe_cache(cache: Cache) -> list[str]:
         f"last migrated {cache.last_migrated_segment_id}",
         f"  reads     {reads}, {_percent(read_hits, reads)} hits",
         f"  writes    {writes}, {_percent(write_hits, writes)} hits",
+        f"  damage    {cache.crc_errors} lines did not match their checksum",
     ]
 
 
@@ -49,6 +50,7 @@ def _describe_device(at: Surroundings, device: Device) -> list[str]:
         f"  size      {device.size} bytes",
         f"  cache     {device.cache_id or 'none'}, {device.nr_dirty_caches} dirty lines",
         f"  loop      {' '.join(loops) or 'none'}",
+        f"  errors    {device.nr_errors} requests failed",
     ]
 
 
@@ -105,6 +107,12 @@ CACHE_METRICS: tuple[Metric[Cache], ...] = (
         "Highest segment id that is completely on the backings.",
         _one(lambda cache: cache.last_migrated_segment_id),
     ),
+    Metric(
+        "flushes_total", "counter", "Flushes of the image that barriers waited for.", _one(lambda cache: cache.barriers.flushes)
+    ),
+    Metric("migrated_lines_total", "counter", "Lines written back.", _one(lambda cache: cache.migrator.nr_migrated)),
+    Metric("crc_errors_total", "counter", "Lines that did not match their CRC32C.", _one(lambda cache: cache.crc_errors)),
+    Metric("allow_migrate", "gauge", "1 while migration is allowed.", _one(lambda cache: cache.tunables["allow_migrate"])),
 )
 
 DEVICE_METRICS: tuple[Metric[Device], ...] = (
@@ -120,6 +128,7 @@ DEVICE_METRICS: tuple[Metric[Device], ...] = (
     Metric("size_bytes", "gauge", "Size of the disk.", _one(lambda device: device.size)),
     Metric("dirty_lines", "gauge", "4-KiB lines not yet on the backing.", _one(lambda device: device.nr_dirty_caches)),
     Metric("suspended", "gauge", "1 while requests are held.", _one(lambda device: int(device.suspended))),
+    Metric("errors_total", "counter", "Requests that failed.", _one(lambda device: device.nr_errors)),
 )
 
 

@@ -15,6 +15,8 @@ async def test_status_tells_a_person(world: World) -> None:
     await world.disk.write(0, bytes(8192))
     await world.disk.read(0, 4096)
     await world.message("suspend 2")
+    world.cache.crc_errors = 5
+    world.disk.nr_errors = 6
     text = world.read("status")
     for line in (
         "cache 1: running",
@@ -22,7 +24,9 @@ async def test_status_tells_a_person(world: World) -> None:
         f"  lines     {7 * 255}, 2 dirty (0.1 %)",
         "  reads     1, 100.0 % hits",
         "  writes    2, 0.0 % hits",
+        "  damage    5 lines did not match their checksum",
         "disk 1: running",
+        "  errors    6 requests failed",
         "  name      first",
         "  cache     1, 2 dirty lines",
         "  loop      none",
@@ -36,6 +40,7 @@ async def test_status_tells_a_person(world: World) -> None:
 
 async def test_metrics_are_in_prometheus_form(world: World) -> None:
     world.cache.stats.counters[WRITE | HIT | FULLSIZE] = 42
+    world.disk.nr_errors = 6
     world.disk.name = 'with "quotes" and \\'
     samples: dict[str, str] = {}
     described: list[str] = []
@@ -55,6 +60,8 @@ async def test_metrics_are_in_prometheus_form(world: World) -> None:
     assert samples['lcfs_cache_dirty_lines{cache="1"}'] == "0"
     assert samples['lcfs_cache_state{cache="1",state="running"}'] == "1"
     assert samples['lcfs_device_size_bytes{device="2"}'] == str(2 * MIB)
+    assert samples['lcfs_device_errors_total{device="1"}'] == "6"
+    assert samples['lcfs_device_errors_total{device="2"}'] == samples['lcfs_cache_crc_errors_total{cache="1"}'] == "0"
     escaped = r'name="with \"quotes\" and \\"'
     assert any(key.startswith("lcfs_device_info") and escaped in key for key in samples)
 
