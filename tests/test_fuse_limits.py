@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import re
@@ -15,11 +16,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from lcfs import fuse_limits
+from lcfs.fuse_limits import KERNEL_DEFAULT
 from tests.mounted import mounted, syscall
 from tests.test_fuse_loop import Files
-
-LINUX_DEFAULT = 12
-"""max_background of a mount that says nothing."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _IO_SETUP, _IO_DESTROY, _IO_GETEVENTS, _IO_SUBMIT = 206, 207, 208, 209
@@ -73,7 +73,7 @@ async def test_many_asynchronous_requests_that_hang_leave_room_for_others(tmp_pa
     if os.geteuid() != 0:
         pytest.skip("only root can raise max_background everywhere; run as root")
     files, mnt = Files(), tmp_path / "mnt"
-    stuck = 4 * LINUX_DEFAULT
+    stuck = 4 * KERNEL_DEFAULT
     async with mounted(files, mnt):
         files.gate = trio.Event()
         hanging = await syscall(AsyncReads, mnt / "a", stuck)
@@ -83,6 +83,27 @@ async def test_many_asynchronous_requests_that_hang_leave_room_for_others(tmp_pa
             assert await syscall(others.finish) == stuck
         files.gate.set()
         assert await syscall(hanging.finish) == stuck
+
+
+@pytest.mark.parametrize(("allowed", "reached"), [(1 << 16, 4096), (4096, 4096), (1337, 1024), (16, 16), (5, None)])
+def test_a_plain_user_gets_as_much_as_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: int, reached: int | None
+) -> None:
+    files = [tmp_path / "38" / name for name in ("max_background", "congestion_threshold")]
+    files[0].parent.mkdir()
+    for file in files:
+        file.touch()
+    write = os.write
+
+    def kernel_write(fd: int, data: bytes) -> int:
+        if int(data) > allowed:
+            raise OSError(errno.EINVAL, "more than max_user_bgreq")
+        return write(fd, data)
+
+    monkeypatch.setattr(fuse_limits, "CONNECTIONS", str(tmp_path))
+    monkeypatch.setattr(os, "write", kernel_write)
+    fuse_limits.raise_background_limits(38)
+    assert [file.read_text() for file in files] == ["" if reached is None else str(reached)] * 2
 
 
 def test_the_process_says_that_it_serves_block_io() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 
@@ -16,7 +17,10 @@ log = logging.getLogger("lcfs.fuse_limits")
 MAX_BACKGROUND = 4096
 """Asynchronous requests (direct AIO, readahead, a loop device with direct I/O) the kernel hands out at a time.
 
-Its default is 12 for the whole mount: with 12 stuck behind a hung backing, no other disk would get one."""
+With the default of 12 for the whole mount, and 12 stuck behind a hung backing, no other disk would get one."""
+
+KERNEL_DEFAULT = 12
+"""FUSE_DEFAULT_MAX_BACKGROUND."""
 
 CONNECTIONS = "/sys/fs/fuse/connections"
 """Where the file system `fusectl` is usually mounted."""
@@ -47,15 +51,28 @@ def raise_background_limits(connection: int) -> None:
         return
     try:
         for name in ("max_background", "congestion_threshold"):
-            file = os.open(f"{connection}/{name}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
-            try:
-                os.write(file, b"%d" % MAX_BACKGROUND)
-            finally:
-                os.close(file)
+            _raise_limit(f"{connection}/{name}", directory)
     except OSError as exc:
         log.info("%s stays at the kernel's default: %s", name, exc)
     finally:
         os.close(directory)
+
+
+def _raise_limit(name: str, directory: int) -> None:
+    """As far as MAX_BACKGROUND, or as the kernel lets a plain user: more is EINVAL (max_user_bgreq, by the size of RAM)."""
+    file = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        limit = MAX_BACKGROUND
+        while True:
+            try:
+                os.write(file, b"%d" % limit)
+                return
+            except OSError as exc:
+                if exc.errno != errno.EINVAL or limit <= KERNEL_DEFAULT:
+                    raise
+            limit //= 2
+    finally:
+        os.close(file)
 
 
 def _private_fusectl() -> int:
