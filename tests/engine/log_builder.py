@@ -27,6 +27,8 @@ class Line:
     number: int
     disk: int = 1
     dirty: int = 0xFF
+    known_bad: bool = False
+    """Its checksum is of something else, and it says so."""
 
 
 class LogBuilder:
@@ -72,7 +74,8 @@ class LogBuilder:
         content = bytearray()
         for row, line in enumerate(lines):
             data = page(line.number)
-            entries[row] = (line.line & 0xFFFFFFFF, line.line >> 32, line.disk, line.dirty, crc32c(data))
+            high = line.line >> 32 | (0x8000 if line.known_bad else 0)
+            entries[row] = (line.line & 0xFFFFFFFF, high, line.disk, line.dirty, crc32c(data) ^ line.known_bad)
             content += data
         link = after or (self.headers[-1] if self.headers else None)
         if previous is None:

@@ -119,7 +119,7 @@ async def test_lines_of_a_disk_nobody_knows_are_left_alone() -> None:
     assert cache.nr_dirty_caches == 1
 
 
-@pytest.mark.parametrize("line", [10, 11, (1 << 32) - 1, 1 << 32, (1 << 48) - 1])
+@pytest.mark.parametrize("line", [10, 11, (1 << 32) - 1, 1 << 32, (1 << 47) - 1])
 async def test_lines_beyond_the_end_of_the_disk_are_told_and_ignored(line: int, expect_log: ExpectLog) -> None:
     expect_log("1 lines of disk 1 lie beyond its end and are ignored")
     log = LogBuilder()
@@ -161,6 +161,21 @@ async def test_a_damaged_durable_line_degrades_the_cache_and_reads_as_an_error(e
     with pytest.raises(Failed, match="line 4 of disk 1 is damaged"):
         await content(cache, devices[1], 4)
     assert await content(cache, devices[1], 3) == page(1)
+
+
+async def test_a_line_that_was_bad_when_it_was_copied_stays_bad(expect_log: ExpectLog) -> None:
+    """Its record may be the last one, and is no torn tail for it."""
+    expect_log("1 lines of /ssd.img are damaged")
+    expect_log("line 4 of disk 1 is damaged")
+    log = LogBuilder()
+    log.attach((1, 10, 0))
+    await log.record(1, 0, [Line(3, 1), Line(4, 2, known_bad=True), Line(5, 3)])
+    cache, devices = await resume(log)
+    assert cache.state.startswith("degraded 1 damaged lines")
+    assert devices[1].nr_dirty_caches == 3
+    with pytest.raises(Failed, match="line 4 of disk 1 is damaged"):
+        await content(cache, devices[1], 4)
+    assert await content(cache, devices[1], 5) == page(3)
 
 
 async def test_a_damaged_line_that_was_overtaken_is_no_trouble(expect_log: ExpectLog) -> None:
