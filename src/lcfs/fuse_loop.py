@@ -184,7 +184,8 @@ async def serve(
 
     `options` are libfuse's, such as `fsname=ssd.img` and `allow_other`; `subtype=lcfs` and `default_permissions` are
     always on. `task_status.started()` is called when the tree has answered through the kernel. On return, also by
-    cancellation, nothing is mounted; what was not durable before is not made so here. One mount per process.
+    cancellation, nothing is mounted (a connection that somebody aborted, as `umount -f` does, leaves a dead mount point);
+    what was not durable before is not made so here. One mount per process.
 
     Raises Failed when the mount is refused; libfuse prints the reason on stderr.
     """
