@@ -59,7 +59,7 @@ ENGINE_LAYERS: tuple[tuple[str, set[str]], ...] = (
     ("cache", {"cache"}),
     ("recovery", {"recover"}),
     ("device", {"device"}),
-    ("manager", {"manager", "messages", "startup"}),
+    ("manager", {"manager", "messages", "mounted", "startup"}),
     ("door", {"__init__"}),
 )
 

@@ -129,6 +129,7 @@ class Daemon:
         mount = mount_at(self._plan.mountpoint)  # not stat(2), which this thread itself would have to answer
         try:
             if mount is not None:
+                manager.own_device = os.makedev(*map(int, mount.device.split(":")))
                 self._run_file = RunFile(mount.device)
         except OSError as error:
             log.info("no run file, so lcfs umount cannot wait for this daemon: %s", error)

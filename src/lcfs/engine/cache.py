@@ -249,6 +249,8 @@ class Cache(WritePath):
         Raises Cancelled when called off; Missing (ENODEV) or Failed when lines of a disk cannot be written back, after
         all others are.
         """
+        if self.readonly and self.nr_dirty_caches:
+            raise NotPermitted(f"cache {self.id} is mounted read-only", errno=errno.EROFS)
         if self._dropping is not None:
             raise InUse(f"cache {self.id} is being dropped already; wait for it")
         with trio.CancelScope() as self._dropping:

@@ -6,7 +6,8 @@ is attached to is decided by one table alone, that of the cache concerned, becau
 replayed:
 
     ITS OWN     a cache's table says "attached to me": so it is.
-    GONE        a table says "attached to cache X", X is mounted and does not say so: detached since.
+    GONE        a table says "attached to cache X", X is mounted and does not say so: detached since, or removed
+                when its id is another disk's by now.
     ELSEWHERE   a table says "attached to cache X" and X is not mounted: X may hold its newest data, so the disk
                 is kept and not used.
     WITHOUT     nobody says that it is attached: a disk without a cache.
@@ -31,16 +32,25 @@ def merge_tables(superblocks: Iterable[Superblock]) -> list[DiskEntry]:
     tables = list(superblocks)
     mounted = {superblock.uuid for superblock in tables}
     rows: dict[UUID, DiskEntry] = {}
+    gone: set[UUID] = set()
     for superblock in tables:
         for disk in superblock.disks:
             if disk.cache_uuid == superblock.uuid:
                 rows[disk.uuid] = disk
     for superblock in tables:
         for disk in superblock.disks:
-            if disk.uuid not in rows:
-                rows[disk.uuid] = attrs.evolve(disk, cache_uuid=None) if disk.cache_uuid in mounted else disk
+            if disk.uuid in rows:
+                continue
+            rows[disk.uuid] = disk
+            if disk.cache_uuid in mounted:
+                gone.add(disk.uuid)
+                rows[disk.uuid] = attrs.evolve(disk, cache_uuid=None)
+    own_ids = {disk.id for disk in rows.values() if disk.uuid not in gone}
     by_id: dict[int, DiskEntry] = {}
     for disk in rows.values():
+        if disk.uuid in gone and disk.id in own_ids:
+            # its cache has given the id to another disk since: it was removed there
+            continue
         other = by_id.setdefault(disk.id, disk)
         if other is not disk:
             raise AlreadyThere(

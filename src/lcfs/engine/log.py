@@ -130,8 +130,8 @@ class Log:
     def roll(self, device: CachedDevice | None) -> bool:
         """Close the open segment, if any, and open the next; False when its slot or a buffer is not free.
 
-        One segment is kept back to copy lines forward (`device` None), and the last part of the ring is for writers
-        of disks that keep up: one bad disk does not fill the cache for all (R6).
+        Where disks share the cache, one segment is kept back to copy lines forward (`device` None), and the last part
+        of the ring is for writers of disks that keep up: one bad disk does not fill the cache for all (R6).
         """
         if self._buffer is not None and self._cursor == self._limit:
             # closed before asking for room: in a ring of one segment it is what has to be migrated to make room
@@ -168,7 +168,8 @@ class Log:
         greedy = device.nr_dirty_caches * GREEDY_SHARE > self.geometry.nr_caches * (GREEDY_SHARE - 1)
         if device.struggling or (greedy and len(self.ring.attached()) > 1):
             return nr_free > max(2, nr_segments // GREEDY_SHARE)
-        return nr_free > 1
+        spare = 1 if len(self.ring.attached()) > 1 or self.ring.bad_lines else 0
+        return nr_free > spare
 
     @property
     def starved(self) -> bool:
@@ -280,7 +281,9 @@ class Log:
         return True
 
     def _in_ram(self, index: int) -> memoryview | None:
-        """The line at `index` in its write buffer; None when it is only on the image."""
+        """The line at `index` in its write buffer; None when it is only on the image, or known to be damaged."""
+        if index in self.ring.bad_lines:
+            return None
         slot, block = divmod(index - self._first_block, self._blocks)
         ram = self._ram.get(slot)
         return None if ram is None else ram[block << LINE_SHIFT : (block + 1) << LINE_SHIFT]

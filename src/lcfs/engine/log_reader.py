@@ -176,14 +176,23 @@ class LogReader:
             return True
         if superblock.clean:
             return False
-        segment_id, block = divmod(position, geometry.blocks_per_segment)
+        segment_id = geometry.segment_of(position)
         last_id = min(segment_id + LOOKAHEAD_SEGMENTS, superblock.tail + geometry.nr_segments - 1)
-        places = [(segment_id, b) for b in range(block, geometry.blocks_per_segment)]
-        places += [(following, 0) for following in range(segment_id + 1, last_id + 1)]
-        if segment_id + 1 <= last_id:
-            places += [(segment_id + 1, b) for b in range(1, geometry.blocks_per_segment)]
+        blocks = geometry.blocks_per_segment
+        if await self._any_says(position, range(position, (segment_id + 1) * blocks)):
+            return True
+        for following in range(segment_id + 1, last_id + 1):
+            start = following * blocks
+            # segments of this timeline behind a gap are rare, and each of their records may be the one that knows
+            in_use = await self._header_at(start) is not None
+            whole = in_use or following == segment_id + 1
+            if whole and await self._any_says(position, range(start, start + blocks)):
+                return True
+        return False
+
+    async def _any_says(self, position: int, places: range) -> bool:
         for place in places:
-            header = await self._header_at(geometry.position(*place))
+            header = await self._header_at(place)
             if header is not None and header.durable > position:
                 return True
         return False

@@ -17,9 +17,18 @@ from lcfs.engine.block_store import Place, Storage
 from lcfs.engine.cache import Cache
 from lcfs.engine.device import Device
 from lcfs.engine.disk_format import DiskEntry
-from lcfs.engine.errors import AlreadyThere, Cancelled, Failed, InUse, Invalid, LcfsError, Missing, NoSuchThing
+from lcfs.engine.errors import (
+    AlreadyThere,
+    Cancelled,
+    InUse,
+    Invalid,
+    LcfsError,
+    Missing,
+    NoSuchThing,
+)
 from lcfs.engine.formatting import format_image, require_formattable
 from lcfs.engine.messages import parse_message
+from lcfs.engine.mounted import Mounted
 from lcfs.engine.recover import catch_up, resume_cache
 from lcfs.engine.spec import MountSpec, check_id, check_name
 from lcfs.engine.startup import Startup, is_stale, new_entry, new_stamp, restamp
@@ -32,188 +41,21 @@ ONLINE_ROUNDS = 8
 """Times detach writes back what is dirty while the disk stays in use, before it holds requests for the rest."""
 FEW_LINES = 256
 """So few dirty lines are written back with requests held."""
-STOP_SECONDS = 30
-"""How long a clean stop waits for a store that makes no progress."""
 
 
-class Manager:
-    """The caches and disks of one mount. Made by `open_manager`."""
-
-    def __init__(self, storage: Storage, nursery: trio.Nursery, *, readonly: bool = False) -> None:
-        self.storage = storage
-        self.readonly = readonly
-        self.caches: dict[int, Cache] = {}
-        self.devices: dict[int, Device] = {}
-        self.cursor = 0
-        """The cache that messages without an id speak of (dm-lc cache_id_ptr); 0: none."""
-        self.last_refusal = ""
-        """Why the last refused write to the tree was refused."""
-        self.on_change: list[Callable[[], None]] = []
-        """Called when a cache or disk came, went, or changed between present and missing."""
-        self._nursery = nursery
-        self._order: list[int] = []
-        self._busy: dict[int, trio.CancelScope] = {}
-        self._changing = trio.Lock()
-        """Held while what exists changes. Never while lines are drained or requests are waited for."""
-
-    def refuse(self, reason: str) -> None:
-        """Log why a write to the tree was refused, and keep it for whoever reads `control`."""
-        self.last_refusal = reason
-        log.info("refused: %s", reason)
-
-    # Finding things
-
-    def cache(self, number: int) -> Cache:
-        """The cache with this id; raises NoSuchThing, Invalid."""
-        check_id("cache", number)
-        if number not in self.caches:
-            known = ", ".join(map(str, self.caches)) or "none"
-            raise NoSuchThing(f"there is no cache {number}; there is {known}")
-        return self.caches[number]
-
-    def device(self, number: int) -> Device:
-        """The disk with this id; raises NoSuchThing, Invalid."""
-        check_id("disk", number)
-        if number not in self.devices:
-            known = ", ".join(map(str, self.devices)) or "none"
-            raise NoSuchThing(f"there is no disk {number}; there is {known}")
-        return self.devices[number]
-
-    def current_cache(self) -> Cache:
-        """The cache the cursor is on; raises Invalid without one (dm-lc)."""
-        if self.cursor not in self.caches:
-            raise Invalid(f"the cursor is on {self.cursor}, which is no cache here; use switch_to ID first")
-        return self.caches[self.cursor]
-
-    def status_text(self) -> str:
-        """dm-lc lc_mgr_status for the cursor."""
-        head = f"\ncurrent cache_id_ptr: {self.cursor}\n"
-        if self.cursor == 0:
-            return head + (
-                "sizeof struct\nmetablock: 11\nmetablock_device: 12\nsegment_header: 0\nsegment_header_device: 3188 (<= 4096)\n"
-            )
-        return head + self.caches[self.cursor].status_text() if self.cursor in self.caches else ""
+class Manager(Mounted):
+    """What can be done with the caches and disks of one mount. Made by `open_manager`."""
 
     async def message(self, line: str) -> str:
         """Carry out one control line; the answer. Raises LcfsError."""
         return await parse_message(line)(self)
 
-    # Tables
-
-    def table_for(self, cache: Cache) -> tuple[DiskEntry, ...]:
-        """What the image of `cache` is to remember: its own disks; the first cache's image, all disks."""
-        first = bool(self._order) and self._order[0] == cache.id
-        return tuple(device.entry() for device in self.devices.values() if first or device.cache_uuid == cache.uuid)
-
-    def _home(self) -> Cache | None:
-        """The first cache, whose image remembers all disks."""
-        return self.caches[self._order[0]] if self._order else None
-
-    async def _decide(self, cache: Cache | None) -> None:
-        """The commit that makes a change so: in the image of the cache concerned, or in the first one's for a disk without.
-
-        When it fails nothing has changed, for that cache has failed and nothing later becomes durable there.
-        """
-        decisive = cache or self._home()
-        if decisive is not None:
-            await decisive.commit(both=True)
-
-    async def _remember(self, cache: Cache | None) -> None:
-        """What `_decide` decided about `cache`, in the first cache's image too."""
-        home = self._home()
-        if home is not None and cache is not None and home is not cache:
-            await home.commit(both=True)
-
-    def _changed(self) -> None:
-        for call in self.on_change:
-            call()
-
-    # Coming up and going down
-
-    async def start(self, startup: Startup) -> None:
-        """Take over what `startup` brought up, make it durable, start the daemons."""
-        self._order = list(startup.caches)
-        self.devices = startup.devices
-        self.caches = dict(sorted(startup.caches.items()))
-        for cache in self.caches.values():
-            cache.disk_table = lambda cache=cache: self.table_for(cache)  # type: ignore[misc]
-            cache.readonly = self.readonly
-        if self.readonly:
-            return
-        for device in self.devices.values():
-            if device.store is not None:
-                new_stamp(device)
-        # the other images first: what is attached to them is theirs to say
-        for number in reversed(self._order):
-            await self.caches[number].begin()
-        for device in self.devices.values():
-            await restamp(device)
-        for number in self._order:
-            await self._nursery.start(self.caches[number].run, name=f"cache {number}")
-
-    async def stop(self) -> None:
-        """RAM buffers to the images, superblocks that say clean. Raises the first error after trying all."""
-        errors: list[LcfsError] = []
-        if not self.readonly:
-            # side by side: an image that hangs keeps no other from being left clean
-            async with trio.open_nursery() as nursery:
-                for cache in self.caches.values():
-                    nursery.start_soon(self._stop_cache, cache, errors)
-                for device in self.devices.values():
-                    if device.cache is None and device.store is not None:
-                        nursery.start_soon(self._stop_device, device, errors)
-        if errors:
-            raise errors[0]
-
-    async def _stop_cache(self, cache: Cache, errors: list[LcfsError]) -> None:
-        """Stop a cache for as long as it makes progress."""
-
-        async def watch(scope: trio.CancelScope) -> None:
-            seen: object = None
-            while True:
-                now = (cache.flusher.written, cache.durable, cache.superblock.current.sequence)
-                if now == seen:
-                    scope.cancel()
-                seen = now
-                await trio.sleep(STOP_SECONDS)
-
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(watch, nursery.cancel_scope)
-                try:
-                    await cache.stop()
-                except LcfsError as exc:
-                    errors.append(exc)
-                    log.error("cache %d was not left clean: %s", cache.id, exc)
-                    return
-                finally:
-                    nursery.cancel_scope.cancel()
-        finally:
-            if not cache.superblock.current.clean and not errors:
-                errors.append(Failed(f"cache {cache.id} was not left clean: {cache.path} does not answer"))
-
-    async def _stop_device(self, device: Device, errors: list[LcfsError]) -> None:
-        with trio.move_on_after(STOP_SECONDS) as scope:
-            try:
-                await device.flush_backing()
-            except (OSError, LcfsError) as exc:
-                errors.append(Failed(f"disk {device.id} could not be flushed: {exc}"))
-        if scope.cancelled_caught:
-            errors.append(Failed(f"disk {device.id} could not be flushed: {device.path} does not answer"))
-
-    async def close(self) -> None:
-        """Let go of every image and backing."""
-        for device in self.devices.values():
-            if device.store is not None:
-                await device.store.close()
-        for cache in self.caches.values():
-            await cache.image.close()
-
     # Caches
 
     async def format_cache_device(self, path: str) -> None:
         """Make an existing file or device an empty cache (dm-lc format_cache_device). Raises InUse, AlreadyThere, ..."""
-        store = await self.storage.open(path)
+        self._require_writable()
+        store = await self.storage.open((await self._look(path)).path)
         try:
             await require_formattable(store)
             await format_image(store)
@@ -222,11 +64,12 @@ class Manager:
 
     async def resume_cache(self, path: str) -> None:
         """Bring up the cache in `path` under the cursor's id, with the disks it remembers (dm-lc resume_cache)."""
+        self._require_writable()
         number = self.cursor
         if number == 0:
             raise Invalid("the cursor is on 0; use switch_to ID with the id the cache is to have")
         async with AsyncExitStack() as undo:
-            image = await self.storage.open((await self.storage.look(path)).path)
+            image = await self.storage.open((await self._look(path)).path)
             undo.push_async_callback(image.close)
             copies = await read_superblocks(image)
             superblock = copies.best(image.name)
@@ -308,6 +151,7 @@ class Manager:
 
     async def free_cache(self, number: int) -> None:
         """Stop a cache that no disk is attached to and let go of its image (dm-lc free_cache, B21)."""
+        self._require_writable()
         async with self._changing:
             cache = self.cache(number)
             users = [device.id for device in self.devices.values() if device.cache is cache]
@@ -331,10 +175,11 @@ class Manager:
 
     async def create(self, number: int, path: str, size: int | None, cache_id: int, name: str | None) -> None:
         """A new disk: on an existing file or device, or on a new sparse file. Attached when `cache_id` is not 0."""
+        self._require_writable()
         check_id("disk", number)
         if cache_id:
             self.cache(cache_id)
-        place = await self.storage.look(path)
+        place = await self._look(path)
         self._require_new(number, place)
         async with AsyncExitStack() as undo:
             device = await self._new_device(number, place, size, name, undo)
@@ -349,13 +194,13 @@ class Manager:
                     device.set_cache(cache)
                     cache.attach(device)
                 self.devices = dict(sorted({**self.devices, number: device}.items()))
-                try:
-                    await self._decide(cache)
-                except BaseException:
+
+                def forget() -> None:
                     del self.devices[number]
                     if cache is not None:
                         cache.release(device)
-                    raise
+
+                await self._decide(cache, forget)
             undo.pop_all()
         await restamp(device)
         self._changed()
@@ -390,6 +235,7 @@ class Manager:
 
     async def attach(self, number: int, cache_id: int) -> None:
         """Give a disk without a cache one (dm-lc lc-attach). The disk stays in use; requests wait for a moment."""
+        self._require_writable()
         device = self.device(number)
         self.cache(cache_id)
         with self._operation(device):
@@ -407,12 +253,12 @@ class Manager:
                     device.attached_at = cache.durable
                     device.set_cache(cache)
                     cache.attach(device)
-                    try:
-                        await self._decide(cache)
-                    except BaseException:
+
+                    def let_go() -> None:
                         cache.release(device)
                         device.set_cache(None)
-                        raise
+
+                    await self._decide(cache, let_go)
         self._changed()
         await self._remember(cache)
 
@@ -421,6 +267,7 @@ class Manager:
 
         The disk stays in use but for the last lines. Cancelled before the commit, it stays attached.
         """
+        self._require_writable()
         device = self.device(number)
         with self._operation(device):
             await self._detach(device)
@@ -443,22 +290,23 @@ class Manager:
             async with self._changing:
                 cache.release(device)
                 device.set_cache(None)
-                try:
-                    # from this commit on, its lines in the log are dead
-                    await self._decide(cache)
-                except BaseException:
+
+                def attach_again() -> None:
                     device.set_cache(cache)
                     cache.attach(device)
-                    raise
+
+                # from this commit on, its lines in the log are dead
+                await self._decide(cache, attach_again)
         await self._remember(cache)
 
     async def remove(self, number: int) -> None:
         """Forget a disk: drained and detached first, its backing left as it is (dm-lc lc-remove)."""
+        self._require_writable()
         device = self.device(number)
         with self._operation(device):
             if device.users:
                 raise InUse(f"disk {number} is open by {device.users} user(s); close it (a loop device: losetup -d) first")
-            if device.missing and (device.nr_dirty_caches or (device.cache is None and device.cache_uuid is not None)):
+            if device.missing and device.nr_dirty_caches:
                 raise Missing(
                     f"disk {number} is missing and its {device.nr_dirty_caches} dirty lines wait for it; bring it back first"
                 )
@@ -472,11 +320,11 @@ class Manager:
                     if device.users:
                         raise InUse(f"disk {number} was opened meanwhile; it is detached, close it and remove it again")
                     del self.devices[number]
-                    try:
-                        await self._decide(None)
-                    except BaseException:
+
+                    def take_back() -> None:
                         self.devices = dict(sorted({**self.devices, number: device}.items()))
-                        raise
+
+                    await self._decide(None, take_back)
                 device.set_missing("it was removed")
                 store, device.store = device.store, None
                 if store is not None:
@@ -510,22 +358,22 @@ class Manager:
     async def set_device_name(self, device: Device, name: str) -> None:
         """Rename; durable when this returns. Raises Invalid."""
         before, device.name = device.name, check_name(name)
-        try:
-            await self._decide(device.cache)
-            await self._remember(device.cache)
-        except BaseException:
+
+        def undo() -> None:
             device.name = before
-            raise
+
+        await self._decide(device.cache, undo)
+        await self._remember(device.cache)
 
     async def set_migrate_threshold(self, device: Device, value: int) -> None:
         """Change migrate_threshold; durable when this returns. Raises Invalid (B16)."""
         before, device.migrate_threshold = device.migrate_threshold, MIGRATE_THRESHOLD.check(value)
-        try:
-            await self._decide(device.cache)
-            await self._remember(device.cache)
-        except BaseException:
+
+        def undo() -> None:
             device.migrate_threshold = before
-            raise
+
+        await self._decide(device.cache, undo)
+        await self._remember(device.cache)
 
 
 class _OneAtATime:

@@ -133,6 +133,8 @@ class ReadPath(Log):
         ram = self._ram.get(slot)
         if self.states.valid[index] == FULL:
             if ram is not None:
+                if self.ring.bad_lines and not self.ring.bad_lines.isdisjoint(range(index, index + count)):
+                    return False
                 start = ((index - self._first_block) % self._blocks) << LINE_SHIFT
                 out[:] = ram[start : start + len(out)]
                 return True
