@@ -22,14 +22,16 @@ import attrs
 
 from benchmarks import contestants, fio, parts
 from benchmarks.bench import FULL, Bench
-from benchmarks.contestants import Disk
+from benchmarks.contestants import Disk, set_attribute
 from benchmarks.figure import Figure
 from benchmarks.figures.disk_file import BARRIER_1, READ_32, SEQUENTIAL_READ, SEQUENTIAL_WRITE, WRITE_32
 from benchmarks.fio import Load
 from benchmarks.machine import Trouble, run, user_and_system
 
 RESULTS = contestants.CHECKOUT / "build" / "profile"
-WHO = ("floor-c", "floor-drained", "lcfs")
+SERVERS = ("floor-c", "floor-drained", "lcfs")
+RESTING = "lcfs, migration off"
+WHO = (*SERVERS[:2], RESTING, "lcfs")
 LOADS = (WRITE_32, READ_32, SEQUENTIAL_WRITE, SEQUENTIAL_READ, BARRIER_1)
 SECONDS = 2.0
 ROUNDS = 3
@@ -56,9 +58,14 @@ def main() -> int:
     try:
         bench.say("the parts, in this process")
         own = parts.measure(directory)
-        with bench.serving(WHO, Figure("profile", "", "")) as disks:
+        with bench.serving(SERVERS, Figure("profile", "", "")) as disks:
             costs = {(load.name, name): _cost(bench, disk, load) for load in LOADS for name, disk in disks.items()}
-            text = "\n".join([*_table(own, costs), "", *_split(own, costs)]) + "\n"
+            mountpoint = disks["lcfs"].path.parent.parent
+            set_attribute(mountpoint, "update_interval", 0)
+            set_attribute(mountpoint, "allow_migrate", 0)
+            costs.update({(load.name, RESTING): _cost(bench, disks["lcfs"], load) for load in LOADS})
+            set_attribute(mountpoint, "update_interval", 1)
+            text = "\n".join([*_table(costs), "", *_split(own, costs)]) + "\n"
             (RESULTS / "cost.md").write_text(text)
             print(text)
             for load in LOADS:
@@ -82,8 +89,8 @@ def _cost(bench: Bench, disk: Disk, load: Load) -> Cost:
     return min(rounds, key=lambda cost: cost.total)
 
 
-def _table(own: parts.Parts, costs: dict[tuple[str, str], Cost]) -> list[str]:
-    lines = ["| µs of processor time per request (user + system) | " + " | ".join(WHO) + " |", "|---|---:|---:|---:|"]
+def _table(costs: dict[tuple[str, str], Cost]) -> list[str]:
+    lines = ["| µs of processor time per request (user + system) | " + " | ".join(WHO) + " |", "|---|" + "---:|" * len(WHO)]
     for load in LOADS:
         cells = [costs[load.name, name] for name in WHO]
         row = " | ".join(f"{cost.total:.1f} ({cost.user:.1f} + {cost.system:.1f})" for cost in cells)
@@ -100,12 +107,13 @@ def _split(own: parts.Parts, costs: dict[tuple[str, str], Cost]) -> list[str]:
         SEQUENTIAL_READ.name: (own.read_run, own.copy_run),
     }
     lines = [
-        "| µs per request | kernel, libfuse | pyfuse3 | request loop | engine | its copy | log, page cache, migration | all |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| µs per request | kernel, libfuse | pyfuse3 | request loop | engine | its copy | writing the log | migration | all |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, (engine, copy) in engines.items():
-        floor, drained, whole = (costs[name, who].total for who in WHO)
-        cells = (floor, drained - floor - own.loop, own.loop, engine - copy, copy, whole - drained - engine, whole)
+        floor, drained, resting, whole = (costs[name, who].total for who in WHO)
+        pyfuse3 = drained - floor - own.loop
+        cells = (floor, pyfuse3, own.loop, engine - copy, copy, resting - drained - engine, whole - resting, whole)
         lines.append(f"| {name} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |")
     return lines
 
