@@ -30,6 +30,10 @@ kill: ## kill the daemon, and cut the power, under file systems and databases; R
 bench: setup ## lcfs beside its peers, report in benchmarks/results; QUICK=1 only sees that everything works
 	@$(PY) -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
+profile: setup ## where the time of a request goes: table and samples in build/profile
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[profile]'
+	@$(PY) -m benchmarks.profile
+
 check: lint types ## what can be said without running anything
 
 lint: setup ## ruff: lint and format
