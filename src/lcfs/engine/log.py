@@ -35,8 +35,8 @@ GREEDY_SHARE = 8
 UNSYNCED_SEGMENTS = 32
 """Log that was written and not flushed is flushed when it is longer than this. So behind a hole in the durable log
 there is, within log_reader.LOOKAHEAD_SEGMENTS, a record that says so."""
-MOST_UNSYNCED = 48
-"""Writers wait for that flush when this many segments depend on it."""
+MOST_UNSYNCED = UNSYNCED_SEGMENTS + NR_BUFFERS
+"""Writers wait for that flush when this many segments depend on it: those in RAM never make it more."""
 EARLY_SHARE = 8
 """Migration does not wait for a full ring: where it may, it begins when less than 1/8 is free."""
 

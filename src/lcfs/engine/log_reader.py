@@ -38,8 +38,8 @@ from lcfs.engine.disk_format import KNOWN_BAD, RecordHeader, Superblock, unpack_
 from lcfs.engine.errors import Damaged
 from lcfs.engine.geometry import LINE
 
-LOOKAHEAD_SEGMENTS = 64
-"""How far behind a gap evidence is looked for: twice as far as the log is written ahead of what is durable (log.py)."""
+LOOKAHEAD_SEGMENTS = 128
+"""How far behind a gap evidence is looked for: farther than the log ever is ahead of what is durable (log.py)."""
 
 
 class Verdict(enum.Enum):
