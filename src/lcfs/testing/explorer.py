@@ -30,7 +30,13 @@ TOO_LONG = 10_000.0
 """Seconds of the mock clock that a run may take."""
 MOMENT = 0.01
 """Seconds in which the daemons write what is ready to be written."""
-SETUPS = (Setup(), Setup(blocks_per_segment=8, nr_segments=2), Setup(nr_segments=3), Setup(nr_caches=2))
+SETUPS = (
+    Setup(),
+    Setup(nr_segments=3),
+    Setup(nr_segments=2, blocks_per_segment=8),
+    Setup(nr_segments=5, blocks_per_segment=2),
+    Setup(nr_caches=2),
+)
 
 
 @attrs.frozen

@@ -49,6 +49,14 @@ class Piece:
     """The cache of the disk at that time; pieces of one cache are recovered as a prefix."""
     began: float
     acknowledged: float = NEVER
+    living: int = 0
+    """Versions of it that may still be found."""
+    died: float = NEVER
+    """When there were none left."""
+
+    def alive(self, at: float) -> bool:
+        """Whether a crash at that time could leave any of it."""
+        return self.began <= at and (at < self.died or self.died == NEVER)
 
     def __str__(self) -> str:
         return f"write {self.number}"
@@ -142,6 +150,7 @@ class Model:
         self.caches: dict[int, int | None] = {}
         self.writes = 0
         self._versions: dict[tuple[int, int], list[Version]] = {}
+        self._pieces: list[Piece] = []
         self._base: dict[int, bytes] = {}
         """Per disk, what it held before any version."""
         self._changes: dict[int, list[CacheChange]] = {}
@@ -175,6 +184,7 @@ class Model:
         for line in range(offset // LINE, (offset + length - 1) // LINE + 1):
             piece = Piece(self.writes, disk, self.caches[disk], began)
             pieces.append(piece)
+            self._pieces.append(piece)
             begin, end = max(offset, line * LINE), min(offset + length, (line + 1) * LINE)
             for sector in range(begin // SECTOR, (end - 1) // SECTOR + 1):
                 self._add_version(piece, sector, begin, end, data, offset)
@@ -256,7 +266,11 @@ class Model:
                 found.piece.acknowledged = now
             versions = self._versions[key]
             for version in versions[versions.index(found) + 1 :]:
-                version.died = min(version.died, now)
+                if version.died == NEVER:
+                    version.died = now
+                    version.piece.living -= 1
+                    if not version.piece.living:
+                        version.piece.died = now
         self._in_flight.clear()
 
     def prune(self) -> None:
@@ -265,6 +279,8 @@ class Model:
             floor = self._floor(disk, NEVER)
             solid = max((v.piece.began for v in versions if v.piece.acknowledged < floor), default=-NEVER)
             self._versions[disk, sector] = [v for v in versions if v.piece.acknowledged >= solid]
+        kept = {version.piece for versions in self._versions.values() for version in versions}
+        self._pieces = [piece for piece in self._pieces if piece in kept]
 
     def _add_version(self, piece: Piece, sector: int, begin: int, end: int, data: bytes, offset: int) -> None:
         start = sector * SECTOR
@@ -276,6 +292,7 @@ class Model:
         if (piece.disk, sector) not in self._versions:
             self._versions[piece.disk, sector] = self._history(piece.disk, sector)
         self._versions[piece.disk, sector].append(Version(piece, content))
+        piece.living += 1
 
     def _history(self, disk: int, sector: int) -> list[Version]:
         """The versions of a sector that can be read now, oldest first."""
@@ -318,8 +335,11 @@ class Model:
         seen = {version.piece for version in found.values()}
         cuts = self._cuts(seen, floors, at)
         for key, version in found.items():
+            versions = self._versions[key]
+            if version is versions[-1]:
+                continue
             ended = _acknowledged(version.piece, at)
-            for later in self._versions[key]:
+            for later in versions:
                 piece = later.piece
                 if piece.began <= ended or not later.alive(at):
                     continue
@@ -346,16 +366,12 @@ class Model:
     def _cuts(self, seen: set[Piece], floors: Mapping[int, float], at: float) -> dict[int, float]:
         """Per cache, the time before which everything acknowledged must have been recovered."""
         cuts: dict[int, float] = {}
-        for versions in self._versions.values():
-            for version in versions:
-                piece = version.piece
-                cache = piece.cache
-                if not version.alive(at):
-                    continue
-                if cache is not None and (piece in seen or _acknowledged(piece, at) < floors[piece.disk]):
-                    cuts[cache] = max(cuts.get(cache, -NEVER), piece.began)
-                elif cache is not None:
-                    cuts.setdefault(cache, -NEVER)
+        for piece in self._pieces:
+            cache = piece.cache
+            if cache is None or not piece.alive(at):
+                continue
+            required = piece in seen or _acknowledged(piece, at) < floors[piece.disk]
+            cuts[cache] = max(cuts.get(cache, -NEVER), piece.began if required else -NEVER)
         return cuts
 
 
