@@ -70,12 +70,14 @@ class Cache(WritePath):
             wait_durable=self.make_durable,
             commit_tail=self._commit_tail,
             copy_forward=self.copy_forward,
+            seal_copies=self.seal_copies,
             allowed=lambda: bool(self.tunables["allow_migrate"] or self.tunables["force_migrate"]),
             paced=lambda: self.tunables["update_interval"] > 0,
             batch_size=lambda: self.tunables["nr_max_batched_migration"],
             starved=lambda: self.starved,
             blocked=lambda: any(not device.struggling and not self.has_room(device) for device in self.waiting),
             on_stuck=self.give_up_waiting,
+            on_progress=self._open_room,
             on_bad_line=self._on_bad_line,
         )
         self.modulator = Modulator(
@@ -223,7 +225,7 @@ class Cache(WritePath):
         """Change a tunable; durable when this returns. Raises Invalid outside its range."""
         before, self.tunables[name] = self.tunables[name], TUNABLES[name].check(value)
         try:
-            await self.commit()
+            await self.commit(both=True)
         except BaseException:
             self.tunables[name] = before
             raise

@@ -51,7 +51,7 @@ class Device(CachedDevice):
         self._in_flight = 0
         self._idle = trio.Event()
         self._flush_lock = trio.Lock()
-        self._flush_failures = 0
+        self._flush_failure = ""
 
     # What it is and how it is
 
@@ -72,6 +72,8 @@ class Device(CachedDevice):
             return f"missing {self.missing}"
         if self.cache is not None and self.cache.failed:
             return f"failed its cache {self.cache.id} has failed"
+        if self._flush_failure:
+            return f"failed {self._flush_failure}"
         if self.fault:
             return f"degraded {self.fault}"
         return "running"
@@ -177,17 +179,16 @@ class Device(CachedDevice):
                 await self.flush_backing()
 
     async def flush_backing(self) -> None:
-        """Make durable what went past the cache. Raises Failed, Missing, OSError."""
-        # one at a time, and who waited while one failed fails too: the kernel reports an error only once
-        failures = self._flush_failures
+        """Make durable what went past the cache. Raises Failed, for good after the first time; Missing."""
+        # one at a time, and after one that failed all fail until remounted: the kernel reports an error only once
         async with self._flush_lock:
-            try:
-                await self._backing().flush()
-            except OSError:
-                self._flush_failures += 1
-                raise
-            if failures != self._flush_failures:
-                raise Failed(f"{self.path} could not be flushed; what was written since the last flush may be lost")
+            if not self._flush_failure:
+                try:
+                    await self._backing().flush()
+                except OSError as exc:
+                    self._flush_failure = f"{self.path} could not be flushed: {exc.strerror or exc}"
+            if self._flush_failure:
+                raise Failed(f"disk {self.id} has failed: {self._flush_failure}; what was not synced before may be lost")
 
     def _backing(self) -> BlockStore:
         if self.store is None:

@@ -14,7 +14,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Hashable, Sequence
-from typing import TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 from uuid import UUID
 
 import trio
@@ -27,6 +27,7 @@ LABEL_STAMP = "user.lcfs.stamp"
 IOV_MAX = 1024
 THREADS_PER_STORE = 16
 _Args = TypeVarTuple("_Args")
+_T = TypeVar("_T")
 _NO_ATTRIBUTE = (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES)
 
 
@@ -70,7 +71,31 @@ def _flush(file: _Descriptor) -> None:
     os.fdatasync(file.fd)
 
 
-def _sync(file: _Descriptor) -> None:
+def _nr_blocks(file: _Descriptor) -> int:
+    return os.fstat(file.fd).st_blocks
+
+
+def _read_label(file: _Descriptor) -> Label | None:
+    try:
+        uuid = UUID(os.getxattr(file.fd, LABEL_UUID).decode("ascii"))
+        (stamp,) = struct.unpack("<Q", bytes.fromhex(os.getxattr(file.fd, LABEL_STAMP).decode("ascii")))
+    except OSError as exc:
+        if exc.errno in _NO_ATTRIBUTE:
+            return None
+        raise
+    except (ValueError, struct.error):
+        return None
+    return Label(uuid, stamp)
+
+
+def _write_label(file: _Descriptor, label: Label) -> None:
+    try:
+        os.setxattr(file.fd, LABEL_STAMP, struct.pack("<Q", label.stamp).hex().encode("ascii"))
+        os.setxattr(file.fd, LABEL_UUID, str(label.uuid).encode("ascii"))
+    except OSError as exc:
+        if exc.errno in _NO_ATTRIBUTE:
+            return
+        raise
     os.fsync(file.fd)
 
 
@@ -95,8 +120,8 @@ class FileStore(BlockStore):
             raise OSError(errno.EBADF, f"{self.name} is closed")
         return self._file
 
-    async def _in_thread(self, call: Callable[[_Descriptor, *_Args], None], *args: *_Args) -> None:
-        await trio.to_thread.run_sync(call, self._open_file, *args, abandon_on_cancel=True, limiter=self._limiter)
+    async def _in_thread(self, call: Callable[[_Descriptor, *_Args], _T], *args: *_Args) -> _T:
+        return await trio.to_thread.run_sync(call, self._open_file, *args, abandon_on_cancel=True, limiter=self._limiter)
 
     def readinto_nowait(self, offset: int, buffer: memoryview) -> bool:
         """From the page cache with `preadv2(RWF_NOWAIT)`; False where that would block."""
@@ -133,31 +158,16 @@ class FileStore(BlockStore):
 
     async def read_label(self) -> Label | None:
         """From the extended attributes `user.lcfs.uuid` and `user.lcfs.stamp`."""
-        if self._is_block:
-            return None
-        try:
-            uuid = UUID(os.getxattr(self._open_file.fd, LABEL_UUID).decode("ascii"))
-            (stamp,) = struct.unpack("<Q", bytes.fromhex(os.getxattr(self._open_file.fd, LABEL_STAMP).decode("ascii")))
-        except OSError as exc:
-            if exc.errno in _NO_ATTRIBUTE:
-                return None
-            raise
-        except (ValueError, struct.error):
-            return None
-        return Label(uuid, stamp)
+        return None if self._is_block else await self._in_thread(_read_label)
 
     async def write_label(self, label: Label) -> None:
         """Two extended attributes and an `fsync(2)`, where the file system has them."""
-        if self._is_block:
-            return
-        try:
-            os.setxattr(self._open_file.fd, LABEL_STAMP, struct.pack("<Q", label.stamp).hex().encode("ascii"))
-            os.setxattr(self._open_file.fd, LABEL_UUID, str(label.uuid).encode("ascii"))
-        except OSError as exc:
-            if exc.errno in _NO_ATTRIBUTE:
-                return
-            raise
-        await self._in_thread(_sync)
+        if not self._is_block:
+            await self._in_thread(_write_label, label)
+
+    def fileno(self) -> int:
+        """Its descriptor's number."""
+        return self._open_file.fd
 
     @property
     def identity(self) -> Hashable:
@@ -166,7 +176,7 @@ class FileStore(BlockStore):
 
     async def is_blank(self) -> bool:
         """A regular file without a single allocated block."""
-        return not self._is_block and os.fstat(self._open_file.fd).st_blocks == 0
+        return not self._is_block and await self._in_thread(_nr_blocks) == 0
 
     def device_number(self) -> str:
         """The device itself, or the one that holds the file. Asked once: the file system may hang later."""
@@ -190,43 +200,19 @@ class FileStorage(Storage):
 
     async def create(self, path: str, size: int, fill: Fill | None = None) -> BlockStore:
         """`O_TMPFILE`, mode 0600, a truncate, a sync, and a link to the name; `O_CREAT | O_EXCL` where that is unknown."""
-        directory, name = os.path.split(os.path.abspath(path))
-        if os.path.lexists(path):
-            raise AlreadyThere(f"{path} already exists; give another path")
         try:
-            directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as exc:
-            raise _create_error(path, size, exc) from None
-        linked = False
-        try:
+            store, directory, linked = await trio.to_thread.run_sync(_begin_file, path, size)
             try:
-                fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=directory_fd)
-            except OSError as exc:
-                if exc.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
-                    raise
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                fd = os.open(name, flags, 0o600, dir_fd=directory_fd)
-                linked = True
-            store = FileStore(path, fd, size, stat.S_IFREG)
-            try:
-                _lock(fd, path)
-                os.ftruncate(fd, size)
                 if fill is not None:
                     await fill(store)
-                await trio.to_thread.run_sync(os.fsync, fd)
-                if not linked:
-                    os.link(f"/proc/self/fd/{fd}", name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd, follow_symlinks=True)
-                    linked = True
-                await trio.to_thread.run_sync(os.fsync, directory_fd)
+                linked = await trio.to_thread.run_sync(_finish_file, store, directory, linked)
             except BaseException:
                 await store.close()
                 if linked:
-                    os.unlink(name, dir_fd=directory_fd)
+                    os.unlink(path)
                 raise
         except OSError as exc:
             raise _create_error(path, size, exc) from None
-        finally:
-            os.close(directory_fd)
         return store
 
     async def remove(self, path: str) -> None:
@@ -254,6 +240,43 @@ class FileStorage(Storage):
         if stat.S_ISBLK(a.st_mode) and stat.S_ISBLK(b.st_mode):
             return a.st_rdev == b.st_rdev
         return os.path.samestat(a, b)
+
+
+def _begin_file(path: str, size: int) -> tuple[FileStore, _Descriptor, bool]:
+    """A locked file of `size` bytes, its directory, and whether it has its name already."""
+    if os.path.lexists(path):
+        raise AlreadyThere(f"{path} already exists; give another path")
+    parent, name = os.path.split(os.path.abspath(path))
+    directory = _Descriptor(os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    linked = False
+    try:
+        fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=directory.fd)
+    except OSError as exc:
+        if exc.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
+            raise
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o600, dir_fd=directory.fd)
+        linked = True
+    store = FileStore(path, fd, size, stat.S_IFREG)
+    try:
+        _lock(fd, path)
+        os.ftruncate(fd, size)
+    except BaseException:
+        if linked:
+            os.unlink(name, dir_fd=directory.fd)
+        raise
+    return store, directory, linked
+
+
+def _finish_file(store: FileStore, directory: _Descriptor, linked: bool) -> bool:
+    """Durable, and under its name."""
+    fd = store.fileno()
+    os.fsync(fd)
+    if not linked:
+        name = os.path.basename(store.name)
+        os.link(f"/proc/self/fd/{fd}", name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd, follow_symlinks=True)
+    os.fsync(directory.fd)
+    return True
 
 
 def _open(path: str, readonly: bool) -> FileStore:

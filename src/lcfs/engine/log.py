@@ -263,8 +263,7 @@ class Log:
         at = (new - self._base) << LINE_SHIFT
         self._view[at : at + LINE] = data
         if index in self.ring.bad_lines:
-            # a damaged line keeps its CRC, so that it is never taken for a good one; its record is sealed at
-            # once, so that nobody overwrites it in place
+            # a damaged line keeps its CRC, so that it is never taken for a good one; see `seal_copies`
             self._kept_crcs[new] = states.crc[index]
             self.ring.bad_lines.remove(index)
             self.ring.bad_lines.add(new)
@@ -276,9 +275,15 @@ class Log:
         states.dirty[index] = 0
         device.table.index[line] = new
         self._cursor = new + 1
+        return True
+
+    def seal_copies(self) -> None:
+        """Seal the record that lines were copied to, if damaged ones are among them: nobody may overwrite them in place.
+
+        To be called in the same stretch as `copy_forward`, without an await between.
+        """
         if self._kept_crcs:
             self.seal()
-        return True
 
     def _in_ram(self, index: int) -> memoryview | None:
         """The line at `index` in its write buffer; None when it is only on the image, or known to be damaged."""
@@ -299,7 +304,7 @@ class Log:
             self.check()
         if device.fault and not self.has_room(device):
             raise Failed(f"disk {device.id} is degraded ({device.fault}) and its share of the cache is full")
-        if self.flusher.waits_for_space and not self._pool.available:
+        if self.flusher.waits_for_space:
             self.check()
         room = self._room
         self.waiting.append(device)

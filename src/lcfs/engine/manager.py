@@ -78,16 +78,13 @@ class Manager(Mounted):
             entries = [entry for entry in superblock.disks if entry.cache_uuid == superblock.uuid]
             for entry in entries:
                 self._require_free(entry, image.name)
-            own = [await self._open_for(entry, undo) for entry in entries]
-            cache = await resume_cache(number, image, superblock, own)
-            async with self._changing:
-                # what was looked up may have changed while files were opened and the log was read
+            with self._reserve(("cache", number), *(("disk", entry.id) for entry in entries)):
                 if number in self.caches:
                     raise AlreadyThere(f"cache {number} is {self.caches[number].path}; use switch_to with a free id")
                 if any(other.uuid == superblock.uuid for other in self.caches.values()):
                     raise AlreadyThere(f"{path} is a copy of a cache that is mounted here; mount one of them only")
-                for entry in entries:
-                    self._require_free(entry, image.name)
+                own = [await self._open_for(entry, undo) for entry in entries]
+                cache = await resume_cache(number, image, superblock, own)
                 await self._take_in(cache, own)
             undo.pop_all()
         self._changed()
@@ -138,6 +135,7 @@ class Manager(Mounted):
         except LcfsError as exc:
             device.set_missing(str(exc))
             return device
+        undo.push_async_callback(store.close)
         try:
             if await is_stale(device, store):
                 device.set_missing(f"{entry.path} was in use under another cache since")
@@ -145,18 +143,19 @@ class Manager(Mounted):
             await store.close()
             device.set_missing(str(exc))
             return device
-        undo.push_async_callback(store.close)
         device.store = store
         return device
 
     async def free_cache(self, number: int) -> None:
         """Stop a cache that no disk is attached to and let go of its image (dm-lc free_cache, B21)."""
         self._require_writable()
-        async with self._changing:
-            cache = self.cache(number)
-            users = [device.id for device in self.devices.values() if device.cache is cache]
-            if users:
-                raise InUse(f"cache {number} is in use by disk {', '.join(map(str, users))}; detach first")
+        cache = self.cache(number)
+        users = [device.id for device in self.devices.values() if device.cache is cache]
+        if users:
+            raise InUse(f"cache {number} is in use by disk {', '.join(map(str, users))}; detach first")
+        if cache in self._in_use:
+            raise InUse(f"an operation on cache {number} is under way; wait for it")
+        with self._reserve(("cache", number)):
             try:
                 await cache.stop()
             finally:
@@ -180,31 +179,33 @@ class Manager(Mounted):
         if cache_id:
             self.cache(cache_id)
         place = await self._look(path)
-        self._require_new(number, place)
         async with AsyncExitStack() as undo:
-            device = await self._new_device(number, place, size, name, undo)
-            async with self._changing:
-                # looked at again: others may have come while the file was opened
+            with self._reserve(("disk", number)):
                 self._require_new(number, place)
+                device = await self._new_device(number, place, size, name, undo)
                 cache = self.cache(cache_id) if cache_id else None
-                new_stamp(device)
-                if cache is not None:
-                    cache.check()
-                    device.attached_at = cache.durable
-                    device.set_cache(cache)
-                    cache.attach(device)
-                self.devices = dict(sorted({**self.devices, number: device}.items()))
-
-                def forget() -> None:
-                    del self.devices[number]
-                    if cache is not None:
-                        cache.release(device)
-
-                await self._decide(cache, forget)
+                with self._using(cache):
+                    await self._add(device, cache)
             undo.pop_all()
         await restamp(device)
         self._changed()
         await self._remember(cache)
+
+    async def _add(self, device: Device, cache: Cache | None) -> None:
+        new_stamp(device)
+        if cache is not None:
+            cache.check()
+            device.attached_at = cache.durable
+            device.set_cache(cache)
+            cache.attach(device)
+        self.devices = dict(sorted({**self.devices, device.id: device}.items()))
+
+        def forget() -> None:
+            del self.devices[device.id]
+            if cache is not None:
+                cache.release(device)
+
+        await self._decide(cache, forget)
 
     def _require_new(self, number: int, place: Place) -> None:
         """Raises AlreadyThere when the id is taken, or what is at `place` is used here."""
@@ -247,17 +248,17 @@ class Manager(Mounted):
                 await device.quiesce()
                 # what went past the cache so far must not be lost while what comes later is kept
                 await device.flush_backing()
-                async with self._changing:
-                    cache = self.cache(cache_id)
+                cache = self.cache(cache_id)
+
+                def let_go() -> None:
+                    cache.release(device)
+                    device.set_cache(None)
+
+                with self._using(cache):
                     cache.check()
                     device.attached_at = cache.durable
                     device.set_cache(cache)
                     cache.attach(device)
-
-                    def let_go() -> None:
-                        cache.release(device)
-                        device.set_cache(None)
-
                     await self._decide(cache, let_go)
         self._changed()
         await self._remember(cache)
@@ -279,57 +280,90 @@ class Manager(Mounted):
             if device.cache_uuid is not None:
                 raise Missing(f"the cache of disk {device.id}, {device.cache_uuid}, is not mounted; mount it first")
             raise Invalid(f"disk {device.id} is not attached to a cache")
-        for _ in range(ONLINE_ROUNDS):
-            if device.nr_dirty_caches <= FEW_LINES:
-                break
-            await cache.drain(device)
-        with device.held():
-            await device.quiesce()
-            while device.nr_dirty_caches:
-                await cache.drain(device)
-            async with self._changing:
+
+        def attach_again() -> None:
+            device.set_cache(cache)
+            cache.attach(device)
+
+        with self._using(cache):
+            await self._drain_online(device, cache)
+            with device.held():
+                await self._drain(device, cache)
                 cache.release(device)
                 device.set_cache(None)
-
-                def attach_again() -> None:
-                    device.set_cache(cache)
-                    cache.attach(device)
-
                 # from this commit on, its lines in the log are dead
                 await self._decide(cache, attach_again)
         await self._remember(cache)
 
+    async def _drain_online(self, device: Device, cache: Cache) -> None:
+        """Leave few dirty lines, while the disk is in use."""
+        for _ in range(ONLINE_ROUNDS):
+            if device.nr_dirty_caches <= FEW_LINES:
+                break
+            await cache.drain(device)
+
+    async def _drain(self, device: Device, cache: Cache) -> None:
+        """Leave no dirty line. The gate is held."""
+        await device.quiesce()
+        while device.nr_dirty_caches:
+            await cache.drain(device)
+
     async def remove(self, number: int) -> None:
-        """Forget a disk: drained and detached first, its backing left as it is (dm-lc lc-remove)."""
+        """Forget a disk: drained first, its backing left as it is (dm-lc lc-remove)."""
         self._require_writable()
         device = self.device(number)
         with self._operation(device):
-            if device.users:
-                raise InUse(f"disk {number} is open by {device.users} user(s); close it (a loop device: losetup -d) first")
+            self._require_unused(device)
             if device.missing and device.nr_dirty_caches:
                 raise Missing(
                     f"disk {number} is missing and its {device.nr_dirty_caches} dirty lines wait for it; bring it back first"
                 )
-            if device.cache is not None:
-                await self._detach(device)
-            with device.held():
-                await device.quiesce()
-                if device.store is not None:
-                    await device.flush_backing()
-                async with self._changing:
-                    if device.users:
-                        raise InUse(f"disk {number} was opened meanwhile; it is detached, close it and remove it again")
-                    del self.devices[number]
-
-                    def take_back() -> None:
-                        self.devices = dict(sorted({**self.devices, number: device}.items()))
-
-                    await self._decide(None, take_back)
-                device.set_missing("it was removed")
-                store, device.store = device.store, None
-                if store is not None:
-                    await store.close()
+            cache = device.cache
+            with self._using(cache):
+                if cache is not None:
+                    await self._drain_online(device, cache)
+                with device.held():
+                    if cache is not None:
+                        await self._drain(device, cache)
+                    else:
+                        await device.quiesce()
+                        if device.store is not None:
+                            await device.flush_backing()
+                    self._require_unused(device)
+                    await self._forget(device, cache)
+            store, device.store = device.store, None
+            if store is not None:
+                await store.close()
         self._changed()
+
+    def _require_unused(self, device: Device) -> None:
+        if device.users:
+            raise InUse(f"disk {device.id} is open by {device.users} user(s); close it (a loop device: losetup -d) first")
+
+    async def _forget(self, device: Device, cache: Cache | None) -> None:
+        """Take a clean disk out of the tables: the first cache's first, then that of its own cache, which decides."""
+
+        def take_back() -> None:
+            self.devices = dict(sorted({**self.devices, device.id: device}.items()))
+            device.set_missing(missing)
+            if cache is not None:
+                device.set_cache(cache)
+                cache.attach(device)
+
+        missing, home = device.missing, self._home()
+        self._leaving.add(device.id)
+        try:
+            if cache is not None and home is not None and home is not cache:
+                with trio.CancelScope(shield=True):
+                    await home.commit(both=True)
+            if cache is not None:
+                cache.release(device)
+                device.set_cache(None)
+            del self.devices[device.id]
+            device.set_missing("it was removed")
+            await self._decide(cache, take_back)
+        finally:
+            self._leaving.discard(device.id)
 
     async def suspend(self, device: Device, *, flush: bool = True) -> None:
         """Hold the disk's requests until `resume`; see Device.suspend."""

@@ -44,6 +44,9 @@ BATCH_LINES = 8192
 FIRST_DRAIN = 64
 """Lines of the first step of a drain; doubled while a step takes less than DRAIN_STEP seconds."""
 DRAIN_STEP = 0.25
+READ_AGAIN = 3
+"""Times a line that fails its CRC is read again, READ_AGAIN_PAUSE seconds apart, before it counts as damaged."""
+READ_AGAIN_PAUSE = 0.1
 STOP_PATIENCE = 10.0
 """Seconds a clean stop waits for a backing that is being written to."""
 
@@ -83,12 +86,14 @@ class Migrator:
         wait_durable: Callable[[int], Awaitable[None]],
         commit_tail: Callable[[int], Awaitable[None]],
         copy_forward: Callable[[CachedDevice, int, memoryview], bool],
+        seal_copies: Callable[[], None],
         allowed: Callable[[], bool],
         paced: Callable[[], bool],
         batch_size: Callable[[], int],
         starved: Callable[[], bool],
         blocked: Callable[[], bool],
         on_stuck: Callable[[str], None],
+        on_progress: Callable[[], None],
         on_bad_line: Callable[[CachedDevice, int], None],
     ) -> None:
         self.nr_migrated = 0
@@ -98,17 +103,17 @@ class Migrator:
         self._wait_durable = wait_durable
         self._commit_tail = commit_tail
         self._copy_forward = copy_forward
+        self._seal_copies = seal_copies
         self._allowed = allowed
         self._paced = paced
         self._batch_size = batch_size
         self._starved = starved
         self._blocked = blocked
         self._on_stuck = on_stuck
+        self._on_progress = on_progress
         self._on_bad_line = on_bad_line
         self._wake = trio.Event()
         self._stopping = False
-        self._passed_over = False
-        """The last batch left out a disk that was being written back just then."""
         self._no_space_until = 0.0
         self._nursery: trio.Nursery | None = None
         self._tail_lock = trio.Lock()
@@ -168,9 +173,7 @@ class Migrator:
             return False
         owners = np.unique(ring.states.device_array[self._without_bad(ring.dirty_indices(first, last))])
         devices = [device for device in map(ring.devices.__getitem__, owners) if device is not None]
-        devices = [device for device in devices if not device.stuck]
-        self._passed_over = any(device.writeback.locked() for device in devices)
-        devices = [device for device in devices if not device.writeback.locked()]
+        devices = [device for device in devices if not device.stuck and not device.writeback.locked()]
         await self._run_jobs(devices, first, last, before)
         moved = await self.advance_tail(last)
         if not moved and self._blocked():
@@ -233,18 +236,14 @@ class Migrator:
         """
         async with device.writeback:
             device.late_at = trio.current_time() + HUNG_AFTER
-            struggled = device.struggling
             try:
-                count = await self._write_back(device, first_id, last_id, before, limit)
+                return await self._write_back(device, first_id, last_id, before, limit)
             finally:
-                late = device.late
                 device.late_at = float("inf")
-                if late or self._passed_over or struggled != device.struggling:
-                    self._passed_over = False
-                    self.wake()
-            if count:
+                # the disk may have passed from struggling to well or back, and fewer of its lines are dirty: whoever
+                # waits looks again. This cannot spin: a job begins only where a line is dirty that is not bad
                 self.wake()
-            return count
+                self._on_progress()
 
     async def _write_back(self, device: CachedDevice, first_id: int, last_id: int, before: int, limit: int) -> int:
         ring, states = self._ring, self._ring.states
@@ -267,7 +266,7 @@ class Migrator:
         masks = states.dirty_array[indices].tolist()
         crcs = states.crc_array[indices].tolist()
         data, places = await self._read_lines(indices)
-        good = [crc32c(data[place : place + LINE]) == crc for place, crc in zip(places, crcs, strict=True)]
+        good = await self._check_lines(indices, crcs, data, places)
         extents = _extents(lines, masks, data, places, [row for row in np.argsort(lines).tolist() if good[row]])
         try:
             for first in range(0, len(extents), EXTENTS_PER_HOP):
@@ -297,6 +296,7 @@ class Migrator:
 
         Raises as `write_back`; Failed when a line cannot be read back from the image.
         """
+        await self._look_at_bad_again(device)
         limit = FIRST_DRAIN
         while True:
             began = trio.current_time()
@@ -356,6 +356,30 @@ class Migrator:
             for at in range(0, len(out), LINE):
                 await self._read_span(first + at // LINE, out[at : at + LINE])
 
+    async def _check_lines(self, indices: Indices, crcs: list[int], data: memoryview, places: list[int]) -> list[bool]:
+        """Which lines match their CRC. One that does not is read again, with pauses, before it counts as damaged."""
+        good = [crc32c(data[place : place + LINE]) == crc for place, crc in zip(places, crcs, strict=True)]
+        for _ in range(READ_AGAIN):
+            if all(good):
+                break
+            await trio.sleep(READ_AGAIN_PAUSE)
+            for row, index in enumerate(indices.tolist()):
+                if not good[row]:
+                    line = data[places[row] : places[row] + LINE]
+                    await self._read_span(index, line)
+                    good[row] = crc32c(line) == crcs[row]
+        return good
+
+    async def _look_at_bad_again(self, device: CachedDevice) -> None:
+        """Take lines off the list of damaged ones that can be read after all."""
+        ring = self._ring
+        for index in sorted(ring.bad_lines):
+            if ring.states.device[index] == device.id and ring.states.dirty[index]:
+                line, crc = memoryview(bytearray(LINE)), ring.states.crc[index]
+                await self._read_span(index, line)
+                if crc32c(line) == crc == ring.states.crc[index]:
+                    ring.bad_lines.discard(index)
+
     def _without_bad(self, indices: Indices) -> Indices:
         """Those that are not known to be damaged."""
         if not self._ring.bad_lines:
@@ -374,27 +398,35 @@ class Migrator:
             return False
         barred = sum(map(self._is_barred, ring.dirty_indices(segment_id, ring.last_closed).tolist()))
         lines = ring.geometry.lines_per_segment
-        if barred > (ring.geometry.nr_segments - 2) * lines:
+        if barred > (ring.geometry.nr_segments - 2) * (lines - 1):
             # put together they would still fill the ring: only their disks can help
-            if not any(device.late for device in ring.attached()):
-                self._on_stuck(
-                    "the cache is full of lines that cannot be written back; bring back the backing of its "
-                    "missing or failing disk"
-                )
+            self._give_up()
             return False
+        crcs = ring.states.crc_array[indices].tolist()
         data, places = await self._read_lines(indices)
+        good = await self._check_lines(indices, crcs, data, places)
         if ring.tail > segment_id:
             return True
-        for index, place in zip(indices.tolist(), places, strict=True):
+        for row, index in enumerate(indices.tolist()):
             device = ring.devices[ring.states.device[index]]
             if device is None or not ring.states.dirty[index]:
                 continue
-            if index not in ring.bad_lines and crc32c(data[place : place + LINE]) != ring.states.crc[index]:
+            if index not in ring.bad_lines and not good[row]:
                 ring.bad_lines.add(index)
                 self._on_bad_line(device, index)
-            if not self._copy_forward(device, index, data[place : place + LINE]):
-                return False
+            if not self._copy_forward(device, index, data[places[row] : places[row] + LINE]):
+                if ring.nr_free == 0:
+                    self._give_up()
+                break
+        self._seal_copies()
         return await self.advance_tail(segment_id)
+
+    def _give_up(self) -> None:
+        """Nothing but the disks themselves can make room: writers are told, unless a disk is only slow."""
+        if not any(device.late for device in self._ring.attached()):
+            self._on_stuck(
+                "the cache is full of lines that cannot be written back; bring back the backing of its missing or failing disk"
+            )
 
     def _is_barred(self, index: int) -> bool:
         """Whether the dirty line at `index` cannot be written back now."""

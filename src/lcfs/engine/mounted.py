@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -13,7 +15,7 @@ from lcfs.engine.block_store import Place, Storage
 from lcfs.engine.cache import Cache
 from lcfs.engine.device import Device
 from lcfs.engine.disk_format import DiskEntry
-from lcfs.engine.errors import Failed, Invalid, LcfsError, NoSuchThing, NotPermitted, Unsuitable
+from lcfs.engine.errors import Failed, InUse, Invalid, LcfsError, NoSuchThing, NotPermitted, Unsuitable
 from lcfs.engine.spec import check_id
 from lcfs.engine.startup import Startup, new_stamp, restamp
 
@@ -42,8 +44,12 @@ class Mounted:
         self._nursery = nursery
         self._order: list[int] = []
         self._busy: dict[int, trio.CancelScope] = {}
-        self._changing = trio.Lock()
-        """Held while what exists changes. Never while lines are drained or requests are waited for."""
+        self._being_made: set[tuple[str, int]] = set()
+        """Kinds and ids that an operation under way will take, or is about to give up."""
+        self._in_use: list[Cache] = []
+        """Caches that operations under way depend on."""
+        self._leaving: set[int] = set()
+        """Disks that are being removed: the first cache's image forgets them first."""
 
     def refuse(self, reason: str) -> None:
         """Log why a write to the tree was refused, and keep it for whoever reads `control`."""
@@ -90,7 +96,8 @@ class Mounted:
     async def _look(self, path: str) -> Place:
         """What is at a path somebody names. Raises Unsuitable inside the mount itself, which could only wait for itself."""
         place = await self.storage.look(path)
-        if self.own_device is not None and isinstance(place.identity, tuple) and place.identity[0] == self.own_device:
+        holder = place if place.exists else await self.storage.look(os.path.dirname(place.path))
+        if self.own_device is not None and isinstance(holder.identity, tuple) and holder.identity[0] == self.own_device:
             raise Unsuitable(f"{path} is inside this mount; give a file elsewhere")
         return place
 
@@ -99,7 +106,37 @@ class Mounted:
     def table_for(self, cache: Cache) -> tuple[DiskEntry, ...]:
         """What the image of `cache` is to remember: its own disks; the first cache's image, all disks."""
         first = bool(self._order) and self._order[0] == cache.id
-        return tuple(device.entry() for device in self.devices.values() if first or device.cache_uuid == cache.uuid)
+        return tuple(
+            device.entry()
+            for device in self.devices.values()
+            if device.cache_uuid == cache.uuid or (first and device.id not in self._leaving)
+        )
+
+    @contextmanager
+    def _reserve(self, *keys: tuple[str, int]) -> Iterator[None]:
+        """Nobody else makes or frees these while this is open; raises InUse when somebody does."""
+        for kind, number in keys:
+            if (kind, number) in self._being_made:
+                raise InUse(f"{kind} {number} is being made or freed just now; try again")
+        self._being_made.update(keys)
+        try:
+            yield
+        finally:
+            self._being_made.difference_update(keys)
+
+    @contextmanager
+    def _using(self, cache: Cache | None) -> Iterator[None]:
+        """`cache` is not freed while this is open; raises InUse when it is being freed."""
+        if cache is None:
+            yield
+            return
+        if ("cache", cache.id) in self._being_made:
+            raise InUse(f"cache {cache.id} is being made or freed just now; try again")
+        self._in_use.append(cache)
+        try:
+            yield
+        finally:
+            self._in_use.remove(cache)
 
     def _home(self) -> Cache | None:
         """The first cache, whose image remembers all disks."""

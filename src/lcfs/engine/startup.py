@@ -69,7 +69,7 @@ class Startup:
         plan: list[_NewDisk] = []
         for device in wanted:
             if not any(self.storage.same(known.path, device.path) for known in self.devices.values()):
-                plan.append(await self._look_at_new(device, {*self.devices, *(disk.entry.id for disk in plan)}))
+                plan.append(await self._look_at_new(device, wanted, plan))
         if spec.default_disk and not plan and not entries and not any(sb.had_disk for _, _, sb in self._images):
             plan += await self._default_disk()
         if self.readonly and (self._new_images or any(disk.store is None for disk in plan)):
@@ -265,13 +265,15 @@ class Startup:
         self.stack.push_async_callback(store.close)
         return store
 
-    async def _look_at_new(self, device: DeviceSpec, used: set[int]) -> _NewDisk:
+    async def _look_at_new(self, device: DeviceSpec, wanted: list[DeviceSpec], plan: list[_NewDisk]) -> _NewDisk:
         """A disk that no image knows: its row, and its backing when that exists."""
+        used = {*self.devices, *(disk.entry.id for disk in plan), *(named.id for named in wanted if named.id is not None)}
         number = device.id if device.id is not None else free_id("disk", used)
         store = await self._open(device.path) if self.storage.exists(device.path) else None
         entry = await new_entry(number, device.path, device.size, device.name, store)
-        if any(known.uuid == entry.uuid for known in self.devices.values()):
-            raise AlreadyThere(f"{device.path} carries the UUID of a disk that is known by another path; use that path")
+        known = {known.uuid for known in self.devices.values()} | {disk.entry.uuid for disk in plan}
+        if entry.uuid in known:
+            raise AlreadyThere(f"{device.path} carries the UUID of another disk here; it is that disk, or a copy of it")
         return _NewDisk(entry, store, self._order[0] if device.cache is None else device.cache)
 
     async def _default_disk(self) -> list[_NewDisk]:

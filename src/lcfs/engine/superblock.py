@@ -65,25 +65,30 @@ class SuperblockCopies:
 
 
 async def read_superblocks(store: BlockStore) -> SuperblockCopies:
-    """Read both copies. Raises OSError where the image cannot be read."""
+    """Read both copies; one that cannot be read is damaged."""
     if store.size < 2 * SUPERBLOCK_AREA:
         too_small = NotACacheImage(f"{store.size} bytes are too few for a cache image")
         if store.size < SUPERBLOCK_AREA:
             return SuperblockCopies((too_small, too_small))
     copies: list[Superblock | LcfsError] = []
     for offset in SUPERBLOCK_COPIES:
-        first = bytearray(LINE)
-        await store.readinto(offset, memoryview(first))
-        copy = first
-        length = int.from_bytes(first[12:16], "little")
-        if first[:8] == SUPERBLOCK_MAGIC and LINE < length <= SUPERBLOCK_MAX:
-            copy = bytearray(-(-length // LINE) * LINE)
-            await store.readinto(offset, memoryview(copy))
         try:
-            copies.append(unpack_superblock(bytes(copy), store.size))
+            copies.append(unpack_superblock(await _read_copy(store, offset), store.size))
         except (NotACacheImage, NewerVersion, Damaged) as exc:
             copies.append(exc)
+        except OSError as exc:
+            copies.append(Damaged(f"superblock that cannot be read: {exc.strerror or exc}", errno=errno.EIO))
     return SuperblockCopies((copies[0], copies[1]))
+
+
+async def _read_copy(store: BlockStore, offset: int) -> bytes:
+    copy = bytearray(LINE)
+    await store.readinto(offset, memoryview(copy))
+    length = int.from_bytes(copy[12:16], "little")
+    if copy[:8] == SUPERBLOCK_MAGIC and LINE < length <= SUPERBLOCK_MAX:
+        copy = bytearray(-(-length // LINE) * LINE)
+        await store.readinto(offset, memoryview(copy))
+    return bytes(copy)
 
 
 async def read_superblock(store: BlockStore) -> Superblock:
