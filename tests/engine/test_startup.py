@@ -390,7 +390,7 @@ async def test_a_copy_of_a_disk_is_not_taken_for_another(autojump_clock: Clock) 
     await prepare(bench)
     bench.storage.media["/copy"] = bench.storage.media["/one"].crash(keep_all)
     await refused(
-        bench, AlreadyThere, "/copy carries the UUID of a disk that is known by another path", devices=(DeviceSpec("/copy"),)
+        bench, AlreadyThere, "/copy carries the UUID of another disk here", devices=(DeviceSpec("/copy"),)
     )
 
 

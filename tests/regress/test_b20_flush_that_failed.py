@@ -72,8 +72,13 @@ async def test_a_failed_flush_of_a_backing_keeps_its_lines(
         assert (await recovered(rig.crash(lose_all)))[1][:LINE] == lines(1, 0, 1, 1)
 
 
-async def test_a_failed_flush_without_a_cache_fails_who_waited(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_failed_flush_without_a_cache_fails_all_that_follow(autojump_clock: trio.testing.MockClock) -> None:
     rig = Rig()
+    with pytest.raises(Failed, match="disk 1 has failed"):
+        await _fail_a_flush_without_a_cache(rig)
+
+
+async def _fail_a_flush_without_a_cache(rig: Rig) -> None:
     async with rig.mounted() as manager:
         await manager.message(f"create 1 {backing(1)} 1M")
         disk = manager.devices[1]
@@ -91,3 +96,6 @@ async def test_a_failed_flush_without_a_cache_fails_who_waited(autojump_clock: t
             for _ in range(3):
                 nursery.start_soon(barrier)
         assert [exc.errno for exc in errors] == [errno.EIO] * 3  # type: ignore[attr-defined]
+        with pytest.raises(Failed):
+            await disk.flush()
+        assert disk.state.startswith("failed")

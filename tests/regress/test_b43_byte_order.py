@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 import trio.testing
+from crc32c import crc32c
 
 from lcfs.engine import NewerVersion
 from lcfs.engine.disk_format import SUPERBLOCK_COPIES, VERSION
@@ -45,7 +46,11 @@ async def test_a_newer_version_is_left_alone(autojump_clock: trio.testing.MockCl
     medium = rig.medium(IMAGE)
     for image in (medium.live, medium.durable):
         for offset in SUPERBLOCK_COPIES:
-            image.write(offset + 8, (VERSION + 1).to_bytes(4, "little"))
+            copy = bytearray(image.read(offset, LINE))
+            copy[8:12] = (VERSION + 1).to_bytes(4, "little")
+            copy[16:20] = bytes(4)
+            copy[16:20] = crc32c(copy).to_bytes(4, "little")
+            image.write(offset, bytes(copy))
     before = medium.live.copy()
     with pytest.raises(NewerVersion, match=rf"{IMAGE}: format version {VERSION + 1} is newer than {VERSION}"):
         async with rig.mounted():
