@@ -168,8 +168,10 @@ class Log:
         greedy = device.nr_dirty_caches * GREEDY_SHARE > self.geometry.nr_caches * (GREEDY_SHARE - 1)
         if device.struggling or (greedy and len(self.ring.attached()) > 1):
             return nr_free > max(2, nr_segments // GREEDY_SHARE)
-        spare = 1 if len(self.ring.attached()) > 1 or self.ring.bad_lines else 0
-        return nr_free > spare
+        # the last segment goes to a single disk only when the oldest was found good: rot that were met in a full ring
+        # could be moved nowhere, and the ring would stand still
+        alone = len(self.ring.attached()) == 1 and not self.ring.bad_lines and self.ring.checked_tail == self.ring.tail
+        return nr_free > (0 if alone else 1)
 
     @property
     def starved(self) -> bool:

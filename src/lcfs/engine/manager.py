@@ -75,14 +75,14 @@ class Manager(Mounted):
             superblock = copies.best(image.name)
             if copies.damaged:
                 superblock = await catch_up(image, superblock)
+            if any(other.uuid == superblock.uuid for other in self.caches.values()):
+                raise AlreadyThere(f"{path} is a copy of a cache that is mounted here; mount one of them only")
             entries = [entry for entry in superblock.disks if entry.cache_uuid == superblock.uuid]
             for entry in entries:
                 self._require_free(entry, image.name)
             with self._reserve(("cache", number), *(("disk", entry.id) for entry in entries)):
                 if number in self.caches:
                     raise AlreadyThere(f"cache {number} is {self.caches[number].path}; use switch_to with a free id")
-                if any(other.uuid == superblock.uuid for other in self.caches.values()):
-                    raise AlreadyThere(f"{path} is a copy of a cache that is mounted here; mount one of them only")
                 own = [await self._open_for(entry, undo) for entry in entries]
                 cache = await resume_cache(number, image, superblock, own)
                 await self._take_in(cache, own)
@@ -185,8 +185,11 @@ class Manager(Mounted):
                 device = await self._new_device(number, place, size, name, undo)
                 cache = self.cache(cache_id) if cache_id else None
                 with self._using(cache):
+                    if cache is not None:
+                        cache.check()
+                    # from here on the image may say that the disk is there: its backing stays, whatever comes
+                    undo.pop_all()
                     await self._add(device, cache)
-            undo.pop_all()
         await restamp(device)
         self._changed()
         await self._remember(cache)
@@ -194,7 +197,6 @@ class Manager(Mounted):
     async def _add(self, device: Device, cache: Cache | None) -> None:
         new_stamp(device)
         if cache is not None:
-            cache.check()
             device.attached_at = cache.durable
             device.set_cache(cache)
             cache.attach(device)
@@ -205,7 +207,12 @@ class Manager(Mounted):
             if cache is not None:
                 cache.release(device)
 
-        await self._decide(cache, forget)
+        try:
+            await self._decide(cache, forget)
+        except LcfsError:
+            if device.store is not None:
+                await device.store.close()
+            raise
 
     def _require_new(self, number: int, place: Place) -> None:
         """Raises AlreadyThere when the id is taken, or what is at `place` is used here."""
@@ -391,6 +398,7 @@ class Manager(Mounted):
 
     async def set_device_name(self, device: Device, name: str) -> None:
         """Rename; durable when this returns. Raises Invalid."""
+        self._require_writable()
         before, device.name = device.name, check_name(name)
 
         def undo() -> None:
@@ -401,6 +409,7 @@ class Manager(Mounted):
 
     async def set_migrate_threshold(self, device: Device, value: int) -> None:
         """Change migrate_threshold; durable when this returns. Raises Invalid (B16)."""
+        self._require_writable()
         before, device.migrate_threshold = device.migrate_threshold, MIGRATE_THRESHOLD.check(value)
 
         def undo() -> None:

@@ -171,6 +171,9 @@ class Migrator:
             await self._wait_durable(before)
         except LcfsError:
             return False
+        if ring.checked_tail != first and not self._allowed():
+            await self._check_tail(first)
+            return True
         owners = np.unique(ring.states.device_array[self._without_bad(ring.dirty_indices(first, last))])
         devices = [device for device in map(ring.devices.__getitem__, owners) if device is not None]
         devices = [device for device in devices if not device.stuck and not device.writeback.locked()]
@@ -369,6 +372,22 @@ class Migrator:
                     await self._read_span(index, line)
                     good[row] = crc32c(line) == crcs[row]
         return good
+
+    async def _check_tail(self, segment_id: int) -> None:
+        """Read the oldest segment's dirty lines. Where all are good, writers may take the last free segment (Log.has_room)."""
+        ring = self._ring
+        indices = np.sort(self._without_bad(ring.dirty_indices(segment_id, segment_id)))
+        if len(indices):
+            crcs = ring.states.crc_array[indices].tolist()
+            data, places = await self._read_lines(indices)
+            good = await self._check_lines(indices, crcs, data, places)
+            for row, index in enumerate(indices.tolist()):
+                device = ring.devices[ring.states.device[index]]
+                if not good[row] and ring.tail == segment_id and ring.states.dirty[index] and device is not None:
+                    ring.bad_lines.add(index)
+                    self._on_bad_line(device, index)
+        ring.checked_tail = segment_id
+        self._on_progress()
 
     async def _look_at_bad_again(self, device: CachedDevice) -> None:
         """Take lines off the list of damaged ones that can be read after all."""

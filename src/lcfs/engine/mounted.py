@@ -157,7 +157,7 @@ class Mounted:
                 await decisive.commit(both=True)
             except LcfsError:
                 undo()
-                if not decisive.failed and decisive.superblock.current.disks != decisive.disk_table():
+                if not decisive.failed and not self.readonly and decisive.superblock.current.disks != decisive.disk_table():
                     try:
                         await decisive.commit(both=True)
                     except LcfsError as exc:

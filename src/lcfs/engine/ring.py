@@ -35,6 +35,8 @@ class Ring:
         self.segment_id = segment_id
         """Id of the newest segment; it may still take records while `closed` is false."""
         self.closed = True
+        self.checked_tail = 0
+        """Id of the segment whose dirty lines were last read and found good, while it was the tail."""
         self.bad_lines: set[int] = set()
         """Cache indices of dirty lines that failed their CRC: they can be neither read nor written back."""
 

@@ -402,6 +402,8 @@ def human(size: int) -> str:
 
 def absolute(path: str) -> str:
     """`path` if it is absolute; raises Invalid: the daemon's directory is not the caller's."""
+    if "\0" in path:
+        raise Invalid(f"{path!r} holds a zero byte; no path does")
     if not os.path.isabs(path):
         raise Invalid(f"{path!r} is not an absolute path; write it out from /")
     return path
