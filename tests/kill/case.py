@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One cache, one disk, one workload, taken through any number of kills."""
+"""One cache, two disks, a workload on each, taken through any number of kills."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from pathlib import Path
 import attrs
 
 from tests.kill.workload import Workload
+from tests.kill.writers import BareDisk
 from tests.mount.harness import Lcfs, wait_until
 
 TOP = Path(__file__).parent.parent.parent
 
 IMAGE = "ssd.img"
 BACKING = "disk.img"
+BARE = "bare.img"
 LEAST_COMMITS = 5
 """So many are witnessed before the clock of the kill starts."""
 FIRST_COMMITS_PATIENCE = 60.0
@@ -57,18 +59,24 @@ class Outcome:
     """What a round came to."""
 
     commits: int
-    """Witnessed before the kill."""
+    """Witnessed before the kill, those of the bare disk included."""
     after: float
     """Seconds from the first of them to the kill."""
     recovery_kills: int
 
 
 class Case:
-    """`workload` on `lcfs`, in the directory of `lcfs`. Choices are drawn from `rng`; moments are what they are."""
+    """`workload` on disk 1, and beside it bursts of writes on disk 2, which has no file system.
+
+    Choices are drawn from `rng`; moments are what they are.
+    """
 
     def __init__(self, lcfs: DaemonUnderTest, workload: Workload, rng: random.Random) -> None:
         self.lcfs = lcfs
         self.workload = workload
+        self.bare = BareDisk(workload.aside)
+        self._fs = lcfs.directory / "fs"
+        self._disk, self._bare_disk = (lcfs.directory / "mnt/devices" / number for number in "12")
         self._rng = rng
         self._cache_size = rng.choice(workload.cache_sizes)
         self._device = ""
@@ -78,21 +86,24 @@ class Case:
         self._mount()
         self._bind()
         self.lcfs.mkfs(self._device, self.workload.file_system)
-        self.workload.prepare(self._mount_fs())
+        self.bare.prepare(self._bare_disk)
+        self._mount_fs()
+        self.workload.prepare(self._fs)
         self.lcfs.umount_fs()
         self._mount_fs()
 
     def round(self, longest: float) -> Outcome:
         """Work, kill within `longest` seconds, come back, verify. Raises Violation."""
         self._tune()
-        self.workload.start(self.lcfs.directory / "fs", self._rng)
+        self.workload.start(self._fs, self._rng)
+        self.bare.start(self._bare_disk, self._rng)
         self._wait_for_commits()
         after = self._rng.uniform(0, longest)
         time.sleep(after)
-        ended = self.workload.ended()
+        wrong = self._ended()
         self.lcfs.kill9()
-        wrong = ended + self.workload.end()
-        commits = self.workload.nr_acknowledged()
+        wrong += self.workload.end() + self.bare.end()
+        commits = self.workload.nr_acknowledged() + self.bare.nr_acknowledged()
         self._leave_the_dead()
         self._keep_copies()
         require(wrong)
@@ -101,8 +112,7 @@ class Case:
             self._mount_and_kill()
         self._mount()
         self._bind()
-        self._check_fs()
-        require(self.workload.verify(self._mount_fs()))
+        self._verify(self._bare_disk)
         require(self._complaints())
         return Outcome(commits, after, kills)
 
@@ -117,8 +127,7 @@ class Case:
         self._stop(kill=what == "kill the stop")
         self._mount()
         self._bind()
-        self._check_fs()
-        require(self.workload.verify(self._mount_fs()))
+        self._verify(self._bare_disk)
 
     def finish(self) -> None:
         """Everything written back and stopped: the backing by itself holds what was witnessed. Raises Violation."""
@@ -126,27 +135,29 @@ class Case:
         self._stop(kill=False)
         require(self._check_image(self.lcfs.directory / IMAGE))
         self._device = self.lcfs.losetup(BACKING)
-        self._check_fs()
-        wrong = self.workload.verify(self._mount_fs())
+        self._verify(self.lcfs.directory / BARE)
         self.workload.release()
         self.lcfs.umount_fs()
         self.lcfs.detach_loop(self._device)
-        require(wrong)
+
+    def abandon(self) -> None:
+        """Nothing of the workloads runs any more, in whatever state things are."""
+        self.bare.abandon()
+        self.workload.abandon()
 
     # Up
 
     def _mount(self) -> None:
-        mnt = self.lcfs.mount(*self._options())
+        self.lcfs.mount(*self._options())
         self._states()
-        self._disk = mnt / "devices/1"
 
     def _options(self) -> list[str]:
         """Those of every mount: the first creates what the others find."""
-        device = f"1={BACKING},size={self.workload.disk_size}"
-        return ["--cache", IMAGE, "--cache-size", self._cache_size, "--device", device]
+        disks = ["--device", f"1={BACKING},size={self.workload.disk_size}", "--device", f"2={BARE},size=4M"]
+        return ["--cache", IMAGE, "--cache-size", self._cache_size, *disks]
 
     def _states(self) -> None:
-        for name in ("caches/1/state", "block/1/state"):
+        for name in ("caches/1/state", "block/1/state", "block/2/state"):
             if (state := self.lcfs.read(name)) != "running":
                 raise Violation(f"{name} is {state}")
 
@@ -163,14 +174,20 @@ class Case:
     def _bind(self) -> None:
         self._device = self.lcfs.losetup(self._disk, direct_io=self._rng.random() < 0.7)
 
-    def _mount_fs(self) -> Path:
-        return self.lcfs.mount_fs(self._device)
-
-    def _check_fs(self) -> None:
-        """The kernel replays the journal; then there is nothing left for fsck."""
+    def _mount_fs(self) -> None:
         self.lcfs.mount_fs(self._device)
+
+    def _verify(self, bare_disk: Path) -> None:
+        """The bare disk at that path, and what is on the loop device, which is mounted when this returns."""
+        require(self.bare.verify(bare_disk))
+        self._mount_fs()  # the kernel replays the journal; then there is nothing left for fsck
         self.lcfs.umount_fs()
         self.lcfs.fsck(self._device, self.workload.file_system)
+        self._mount_fs()
+        require(self.workload.verify(self._fs))
+
+    def _ended(self) -> list[str]:
+        return self.workload.ended() + self.bare.ended()
 
     def _tune(self) -> None:
         """Migration that runs all the time or not at all, in small and large batches, barriers that wait or do not."""
@@ -180,8 +197,8 @@ class Case:
 
     def _wait_for_commits(self) -> None:
         deadline = time.monotonic() + FIRST_COMMITS_PATIENCE
-        while self.workload.nr_acknowledged() < LEAST_COMMITS:
-            require(self.workload.ended())
+        while min(self.workload.nr_acknowledged(), self.bare.nr_acknowledged()) < LEAST_COMMITS:
+            require(self._ended())
             if time.monotonic() > deadline:
                 raise Violation(f"less than {LEAST_COMMITS} commits in {FIRST_COMMITS_PATIENCE:.0f} s")
             time.sleep(0.01)
@@ -211,7 +228,7 @@ class Case:
         """Image and backing as the kill left them, for whoever has to find out what went wrong."""
         crashed = self.lcfs.directory / "crashed"
         crashed.mkdir(exist_ok=True)
-        self.lcfs.shell("cp", "--sparse=always", "--reflink=auto", IMAGE, BACKING, crashed)
+        self.lcfs.shell("cp", "--sparse=always", "--reflink=auto", IMAGE, BACKING, BARE, crashed)
         require(self._check_image(crashed / IMAGE))
 
     def _check_image(self, image: Path) -> list[str]:

@@ -103,12 +103,12 @@ def do(directory: Path, files: dict[str, int], operation: Operation) -> None:
     match operation["do"]:
         case "buffered":
             for first in operation["sectors"]:
-                _write_all(files["buffered"], sector(number) * 8, first * SECTOR)
+                write_all(files["buffered"], sector(number) * 8, first * SECTOR)
             os.fdatasync(files["buffered"])
         case "direct":
             with mmap.mmap(-1, operation["count"] * SECTOR) as aligned:
                 aligned.write(sector(number) * operation["count"])
-                _write_all(files["direct"], aligned, operation["first"] * SECTOR)
+                write_all(files["direct"], aligned, operation["first"] * SECTOR)
             os.fdatasync(files["direct"])
         case "create":
             _write_file(directory / "names" / str(number), number)
@@ -122,7 +122,8 @@ def do(directory: Path, files: dict[str, int], operation: Operation) -> None:
             _sync_directory(directory)
 
 
-def _write_all(file: int, content: bytes | mmap.mmap, offset: int) -> None:
+def write_all(file: int, content: bytes | mmap.mmap | memoryview, offset: int) -> None:
+    """One pwrite(2); OSError when it was cut short."""
     if os.pwrite(file, content, offset) != len(content):
         raise OSError(errno.EIO, "a write that was cut short")
 
@@ -130,7 +131,7 @@ def _write_all(file: int, content: bytes | mmap.mmap, offset: int) -> None:
 def _write_file(path: Path, number: int) -> None:
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
-        _write_all(file, content_of(number), 0)
+        write_all(file, content_of(number), 0)
         os.fsync(file)
     finally:
         os.close(file)

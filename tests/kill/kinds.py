@@ -29,7 +29,7 @@ def memory_of(cut: str, rng: random.Random) -> str | None:
     """How the files of a case forget, as DaemonUnderTest takes it."""
     if cut == "kill":
         return None
-    return rng.choice(("none", f"some:{rng.getrandbits(32)}", f"some:{rng.getrandbits(32)}"))
+    return rng.choice(("none", *[f"some:{rng.getrandbits(32)}"] * 3))
 
 
 def lacks(kind: str) -> str | None:
@@ -46,8 +46,7 @@ def play(directory: Path, kind: str, cut: str, rng: random.Random, *, rounds: in
     aside = directory / "aside"
     aside.mkdir()
     lcfs = DaemonUnderTest(directory, memory_of(cut, rng))
-    workload = KINDS[kind](aside)
-    case = Case(lcfs, workload, rng)
+    case = Case(lcfs, KINDS[kind](aside), rng)
     try:
         case.set_up()
         for number in range(rounds):
@@ -57,6 +56,6 @@ def play(directory: Path, kind: str, cut: str, rng: random.Random, *, rounds: in
         case.finish()
     finally:
         try:
-            workload.abandon()
+            case.abandon()
         finally:
             take_down(lcfs)

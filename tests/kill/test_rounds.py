@@ -27,13 +27,12 @@ def test_disks_that_lie_are_found_out(tmp_path: Path) -> None:
     """With flushes that do nothing the same round loses commits, and says which."""
     (tmp_path / "aside").mkdir()
     lcfs = DaemonUnderTest(tmp_path, "lying")
-    workload = Files(tmp_path / "aside")
-    case = Case(lcfs, workload, random.Random(1))
+    case = Case(lcfs, Files(tmp_path / "aside"), random.Random(1))
     try:
         case.set_up()
         (tmp_path / "lie").touch()
         with pytest.raises(Violation, match=r"is of 0, not of|acknowledged and not there"):
             case.round(longest=0.5)
     finally:
-        workload.abandon()
+        case.abandon()
         take_down(lcfs)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kill import database, files
+from tests.kill import database, files, raw
 from tests.kill.witness import Operation, Statement, Witness, nr_acknowledged, statement_of
 
 LAST = 40
@@ -180,3 +180,71 @@ def test_damage_to_a_database_is_found(base: Path, damage: str, complaint: str) 
         connection.execute(damage)
         connection.commit()
     assert expected(LAST, LAST + 1).compare(base) == [f"{base}: {complaint}"]
+
+
+# A bare disk
+
+
+def region_after(writes: list[tuple[int, int]], first: int = 1, region: int = 1) -> bytes:
+    """Two regions, one of them as writes with numbers from `first` on leave it."""
+    content = bytearray(files.sector(0) * (2 * raw.NR_SECTORS))
+    for number, (at, count) in enumerate(writes, first):
+        begin = (region * raw.NR_SECTORS + at) * files.SECTOR
+        content[begin : begin + count * files.SECTOR] = files.sector(number) * count
+    return bytes(content)
+
+
+DURABLE = [(0, 8), (100, 3), (4, 8)]
+BURST = [(200, 8), (0, 1), (300, 16)]
+
+
+@pytest.fixture
+def heard() -> raw.Expected:
+    """A region with one burst behind it and one in flight."""
+    expected = raw.Expected(1)
+    expected.hear(Statement([{"n": 1, "writes": DURABLE}], {"n": 4, "writes": BURST}))
+    assert expected.last == 6
+    return expected
+
+
+@pytest.mark.parametrize("count", range(4))
+def test_any_prefix_of_the_burst_in_flight_may_be_there(tmp_path: Path, heard: raw.Expected, count: int) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(region_after(DURABLE + BURST[:count]))
+    assert heard.compare(disk) == []
+    disk.write_bytes(region_after(DURABLE + BURST[: count + 1]))
+    assert (heard.compare(disk) == []) == (count == 3), "what was found once is expected to stay"
+
+
+def test_a_part_of_its_last_write_may_be_missing(tmp_path: Path, heard: raw.Expected) -> None:
+    (tmp_path / "disk").write_bytes(region_after([*DURABLE, *BURST[:2], (300, 5)]))
+    assert heard.compare(tmp_path / "disk") == []
+
+
+@pytest.mark.parametrize(
+    ("writes", "complaint"),
+    [
+        ([*DURABLE[:2]], "sector 4 is of 1, not of one of [3]; 8 such sectors"),
+        ([*DURABLE, (50, 1)], "sector 50 is of 4, not of one of [0]; 1 such sectors"),
+        ([*DURABLE, (9, 0), *BURST[1:]], "not a prefix of what was written"),
+        ([*DURABLE, (200, 7), *BURST[1:2]], "not a prefix of what was written"),
+    ],
+)
+def test_losses_and_gaps_on_a_bare_disk_are_found(
+    tmp_path: Path, heard: raw.Expected, writes: list[tuple[int, int]], complaint: str
+) -> None:
+    (tmp_path / "disk").write_bytes(region_after(writes))
+    (wrong,) = heard.compare(tmp_path / "disk")
+    assert complaint in wrong
+
+
+def test_a_burst_does_what_it_says(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.touch()
+    raw.prepare(disk, 2)
+    assert disk.read_bytes() == region_after([])
+    rng = random.Random(1)
+    bursts = [raw.choose(number, rng) for number in range(1, 1000, 20)]
+    for burst in bursts:
+        assert 1 <= len(burst["writes"]) <= raw.MOST_WRITES
+        assert all(0 <= at and 1 <= count <= raw.LONGEST and at + count <= raw.NR_SECTORS for at, count in burst["writes"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Workloads of writer processes: files on ext4 and xfs, SQLite databases."""
+"""Workloads of writer processes: files on ext4 and xfs, SQLite databases, bursts on a bare disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-from tests.kill import database, files
+from tests.kill import database, files, raw
 from tests.kill.witness import Statement, nr_acknowledged, statement_of
 from tests.kill.workload import PATIENCE, Workload
 
@@ -18,42 +18,48 @@ TOP = Path(__file__).parent.parent.parent
 
 
 class Expected(Protocol):
-    """What `files.Expected` and `database.Expected` have in common."""
+    """What the kinds of expectations have in common."""
 
     last: int
 
     def hear(self, statement: Statement) -> None: ...
 
-    def compare(self, directory: Path) -> list[str]: ...
+    def compare(self, place: Path, /) -> list[str]: ...
 
 
 class Writers(Workload):
-    """Processes `tests.kill.writer`, each in a directory of its own and with a witness of its own."""
+    """Processes `tests.kill.writer`, each in a place of its own and with a witness of its own."""
 
     nr_writers = 3
     kind: str
+    """What `tests.kill.writer` calls it."""
 
     def __init__(self, aside: Path) -> None:
         super().__init__(aside)
-        self._expected = [self.expect_nothing() for _ in range(self.nr_writers)]
+        self._expected = [self.expect_nothing(number) for number in range(self.nr_writers)]
         self._witnesses: list[Path] = []
         self._processes: list[subprocess.Popen[str]] = []
         self._starts = 0
 
     @abc.abstractmethod
-    def expect_nothing(self) -> Expected:
-        """Of a directory as `prepare` leaves it."""
+    def expect_nothing(self, number: int) -> Expected:
+        """Of the place of writer `number` as `prepare` leaves it."""
 
     @abc.abstractmethod
-    def last_word(self, rng: random.Random) -> str:
-        """What a writer is told besides."""
+    def last_word(self, number: int, rng: random.Random) -> str:
+        """What writer `number` is told besides."""
+
+    def place(self, fs: Path, number: int) -> Path:
+        """Where writer `number` writes."""
+        return fs / str(number)
 
     def start(self, fs: Path, rng: random.Random) -> None:
         self._starts += 1
-        self._witnesses = [self.aside / f"witness.{self._starts}.{number}" for number in range(self.nr_writers)]
+        self._witnesses = [self.aside / f"{self.kind}.{self._starts}.{number}" for number in range(self.nr_writers)]
         self._processes = []
         for number, witness in enumerate(self._witnesses):
-            words = [self.kind, fs / str(number), witness, self._expected[number].last + 1, self.last_word(rng)]
+            first = self._expected[number].last + 1
+            words = [self.kind, self.place(fs, number), witness, first, self.last_word(number, rng)]
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.kill.writer", *map(str, words)],
                 cwd=TOP,
@@ -87,7 +93,7 @@ class Writers(Workload):
         return wrong
 
     def verify(self, fs: Path) -> list[str]:
-        return [wrong for number, expected in enumerate(self._expected) for wrong in expected.compare(fs / str(number))]
+        return [wrong for number, expected in enumerate(self._expected) for wrong in expected.compare(self.place(fs, number))]
 
     def abandon(self) -> None:
         for process in self._processes:
@@ -105,10 +111,10 @@ class Files(Writers):
         for number in range(self.nr_writers):
             files.prepare(fs / str(number))
 
-    def expect_nothing(self) -> Expected:
+    def expect_nothing(self, number: int) -> Expected:
         return files.Expected()
 
-    def last_word(self, rng: random.Random) -> str:
+    def last_word(self, number: int, rng: random.Random) -> str:
         return str(rng.getrandbits(32))
 
 
@@ -129,10 +135,10 @@ class Sqlite(Writers):
         for number in range(self.nr_writers):
             database.prepare(fs / str(number), self.journals[0])
 
-    def expect_nothing(self) -> Expected:
+    def expect_nothing(self, number: int) -> Expected:
         return database.Expected()
 
-    def last_word(self, rng: random.Random) -> str:
+    def last_word(self, number: int, rng: random.Random) -> str:
         return rng.choice(self.journals)
 
 
@@ -146,3 +152,25 @@ class SqliteRollback(Sqlite):
     """With a rollback journal, ended in each of the three ways."""
 
     journals = ("delete", "truncate", "persist")
+
+
+class BareDisk(Writers):
+    """Bursts on a disk without a file system, whose barriers overlap: a loop device has one flush in flight at a time.
+
+    It runs beside the others, on a second disk; `fs` is the disk's file.
+    """
+
+    nr_writers = 2
+    kind = "raw"
+
+    def prepare(self, fs: Path) -> None:
+        raw.prepare(fs, self.nr_writers)
+
+    def expect_nothing(self, number: int) -> Expected:
+        return raw.Expected(number)
+
+    def last_word(self, number: int, rng: random.Random) -> str:
+        return str(number)
+
+    def place(self, fs: Path, number: int) -> Path:
+        return fs
