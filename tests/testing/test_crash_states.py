@@ -6,7 +6,7 @@ from uuid import UUID
 import trio
 
 from lcfs.engine.block_store import Label
-from lcfs.testing import ALL, Log, LogStore, Medium, MemoryStore, SparseImage
+from lcfs.testing import ALL, Log, LogStore, Medium, MemoryStorage, MemoryStore, SparseImage
 from lcfs.testing.crash_states import EXHAUSTIVE, CrashPoint, crash_points, survivals
 
 LABEL = Label(UUID(int=1), 1)
@@ -124,3 +124,14 @@ def test_few_writes_are_tried_in_every_subset_and_many_in_a_sample() -> None:
     many = [tuple(s) for s in survivals(world.points()[-1].pending, random.Random(0))]
     assert (ALL,) * (EXHAUSTIVE + 20) in many and (0,) * (EXHAUSTIVE + 20) in many
     assert len(many) < 100
+
+
+async def test_a_store_created_on_the_way_is_there_from_then_on() -> None:
+    log = Log()
+    storage = MemoryStorage(log=log)
+    store = await storage.create("new", 4096)
+    await store.write(0, [b"x" * 512])
+    nothing, before, written = crash_points({}, log)
+    assert nothing.durable == {}
+    assert before.durable["/new"].durable == SparseImage(4096)
+    assert possible(written, lambda media: media["/new"].live.read(0, 1)) == {b"\0", b"x"}

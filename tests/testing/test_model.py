@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from lcfs.testing.model import Model, Violation, Write
+from lcfs.testing.model import GONE, Model, Violation, Write
 from lcfs.testing.tags import tagged
 
 SIZE = 4 * 4096
@@ -314,3 +314,27 @@ def test_a_request_is_cut_at_the_end_of_the_disk() -> None:
     made = model()
     request = made.begin_write(1, SIZE - 512, 4096)
     assert len(request.data) == 512
+
+
+def test_a_disk_that_is_created_and_removed() -> None:
+    made = model()
+    made.add_disk(3, SIZE, GONE)
+    before = made.now()
+    creation = made.begin_change(3, 1)
+    during = made.now()
+    creation.done()
+    first = write(made, 3, 0)
+    removal = made.begin_change(3, GONE)
+    removing = made.now()
+    removal.done()
+    for at, allowed in ((before, {GONE}), (during, {GONE, 1}), (removing, {1, GONE}), (float("inf"), {GONE})):
+        for cache in (GONE, 1, None):
+            if cache in allowed:
+                made.check_caches({3: cache}, at)
+            else:
+                with pytest.raises(Violation, match="R9"):
+                    made.check_caches({3: cache}, at)
+    made.check_recovered(Disks().contents)
+    with pytest.raises(Violation, match="R1"):
+        made.check_recovered({**Disks().contents, 3: bytes(SIZE)})
+    made.check_recovered({**Disks().contents, 3: first.data + bytes(SIZE - len(first.data))})

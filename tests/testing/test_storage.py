@@ -4,7 +4,7 @@ import errno
 import pytest
 
 from lcfs.engine.errors import AlreadyThere, InUse, NoSuchThing, Unsuitable
-from lcfs.testing import DelayStore, MemoryStorage, keep_all, lose_all
+from lcfs.testing import DelayStore, Fault, FaultStore, Log, MemoryStorage, Operation, keep_all, lose_all
 
 
 async def test_create_open_close_remove() -> None:
@@ -74,3 +74,17 @@ async def test_a_medium_that_shrank() -> None:
     storage.add("a", 8192)
     storage.media["/a"].resize(4096)
     assert (await storage.open("a")).size == 4096
+
+
+async def test_a_log_has_what_reaches_the_media_below_other_layers() -> None:
+    log = Log()
+    storage = MemoryStorage(log=log, wrap=lambda path, store: FaultStore(store, Fault(Operation.WRITE)))
+    store = await storage.create("a", 4096)
+    with pytest.raises(OSError):
+        await store.write(0, [b"x"])
+    await store.write(0, [b"y"])
+    assert [(call.operation, call.store, call.data) for call in log.calls] == [
+        (Operation.CREATE, "/a", b""),
+        (Operation.WRITE, "/a", b"y"),
+    ]
+    assert storage.crash(keep_all).log is None

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import TracebackType
 
 import attrs
 import trio
 
+from lcfs.engine.block_store import BlockStore
 from lcfs.engine.device import Device
 from lcfs.engine.formatting import format_image
 from lcfs.engine.geometry import LINE, SECTOR, SUPERBLOCK_AREA
@@ -17,6 +18,7 @@ from lcfs.engine.manager import Manager, open_manager
 from lcfs.engine.spec import CacheSpec, DeviceSpec, MountSpec
 from lcfs.engine.startup import Startup
 from lcfs.testing.audit import audit, audit_counts
+from lcfs.testing.fault import Effect, Fault, FaultStore, Operation
 from lcfs.testing.log import Log
 from lcfs.testing.memory import Medium
 from lcfs.testing.model import GONE, Model, Violation
@@ -125,11 +127,14 @@ class World:
             yields=yields,
             nowait=nowait,
         )
+        self.storage.wrap = self._breakable
         self.manager: Manager
         self.pieces_read = 0
         """4-KiB pieces asked of caches since the last `start`, for `audit_counts`."""
         self.pieces_written = 0
         self._mount = AsyncExitStack()
+        self._stores: dict[str, FaultStore] = {}
+        self._broken: list[Fault] = []
 
     def tick(self) -> int:
         """The next point in time, among the calls to the stores."""
@@ -164,12 +169,13 @@ class World:
         self.log = self.log.carried_on()
         self.storage = self.storage.crash(keep_all)
         self.storage.log = self.log
+        self.storage.wrap = self._breakable
         await self.stop()
 
     def device(self, disk: int) -> Device:
         """The disk, which must be there."""
         device = self.manager.devices[disk]
-        if not device.present or device.state != "running":
+        if not device.present or (device.state != "running" and not self._broken):
             raise Violation("state", disk, 0, f"is {device.state}")
         return device
 
@@ -211,6 +217,17 @@ class World:
         await self.device(disk).flush()
         barrier.done()
 
+    def break_backing(self, disk: int, effect: Effect) -> Callable[[], None]:
+        """Writes to a disk's backing fail, or hang, until the function returned is called."""
+        fault = self._stores[disk_path(disk)].add(Fault(Operation.WRITE, effect, times=None))
+        self._broken.append(fault)
+
+        def mend() -> None:
+            fault.release()
+            self._broken.remove(fault)
+
+        return mend
+
     def there(self, disk: int) -> bool:
         """Whether the disk exists now; what is asked of one that does not is not done."""
         return disk in self.manager.devices
@@ -229,6 +246,10 @@ class World:
             await self.manager.remove(disk)
             for change in changes:
                 change.done()
+
+    def _breakable(self, path: str, store: BlockStore) -> BlockStore:
+        self._stores[path] = FaultStore(store)
+        return self._stores[path]
 
     def clear_counts(self) -> None:
         """Begin counting pieces anew."""
