@@ -268,6 +268,27 @@ async def test_crash_store_flushes_side_by_side_never_bring_back_an_older_write(
     assert await read(store, 0, 3) == b"new"
 
 
+async def test_crash_store_reads_what_a_flush_carries_away_meanwhile(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    delay = DelayStore(MemoryStore.of_size(4096))
+    store = CrashStore(delay)
+    await store.write(0, [b"new"])
+    buffer = bytearray(3)
+
+    class ReadsEarly(DelayStore):
+        async def readinto(self, offset: int, into: memoryview) -> None:
+            await self.next.readinto(offset, into)
+            await trio.sleep(1)
+
+    store.next = ReadsEarly(delay)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.readinto, 0, memoryview(buffer))
+        nursery.start_soon(store.flush)
+    assert store.unsynced.writes == []
+    assert buffer == b"new"
+
+
 async def test_crash_store_loses_what_a_failed_flush_covered() -> None:
     store = CrashStore(MemoryStore.of_size(4096))
     await store.write(0, [b"x"])

@@ -45,13 +45,16 @@ class CrashStore(Layer):
     def readinto_nowait(self, offset: int, buffer: memoryview) -> bool:
         if self.frozen or not self.next.readinto_nowait(offset, buffer):
             return False
-        self._overlay(offset, buffer)
+        _lay_over(self.unsynced.writes, offset, buffer)
         return True
 
     async def readinto(self, offset: int, buffer: memoryview) -> None:
         self._check()
+        held = list(self.unsynced.writes)
         await self.next.readinto(offset, buffer)
-        self._overlay(offset, buffer)
+        # a flush may have brought what was held to `next` just after it was read there
+        _lay_over(held, offset, buffer)
+        _lay_over(self.unsynced.writes, offset, buffer)
 
     async def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         self._check()
@@ -71,8 +74,7 @@ class CrashStore(Layer):
         async with self._flushing:
             self._check()
             covered = self.unsynced.covered()
-            for write in covered:
-                await self.next.write(write.offset, [write.data])
+            await self.next.write_extents([(write.offset, [write.data]) for write in covered])
             await self.next.flush()
             self.unsynced.settled(covered)
 
@@ -84,13 +86,14 @@ class CrashStore(Layer):
         """What a failed flush should have covered is gone; reads see what was there before."""
         self.unsynced.forget()
 
-    def _overlay(self, offset: int, buffer: memoryview) -> None:
-        end = offset + len(buffer)
-        for write in self.unsynced.writes:
-            begin, stop = max(offset, write.offset), min(end, write.offset + len(write.data))
-            if begin < stop:
-                buffer[begin - offset : stop - offset] = write.data[begin - write.offset : stop - write.offset]
-
     def _check(self) -> None:
         if self.frozen:
             raise OSError(errno.ENODEV, f"{self.name}: the machine has stopped")
+
+
+def _lay_over(writes: Sequence[UnsyncedWrite], offset: int, buffer: memoryview) -> None:
+    end = offset + len(buffer)
+    for write in writes:
+        begin, stop = max(offset, write.offset), min(end, write.offset + len(write.data))
+        if begin < stop:
+            buffer[begin - offset : stop - offset] = write.data[begin - write.offset : stop - write.offset]
