@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import attrs
+import pytest
 import trio
 
 from lcfs.engine.block_store import BlockStore
 from lcfs.engine.device import Device
 from lcfs.engine.disk_format import Superblock
+from lcfs.engine.errors import LcfsError
 from lcfs.engine.formatting import format_image
 from lcfs.engine.geometry import LINE, SUPERBLOCK_AREA
 from lcfs.engine.manager import Manager, open_manager
@@ -71,6 +73,23 @@ class Bench:
         with trio.fail_after(PATIENCE):
             async with open_manager(spec, self.storage, say=self.said.append) as manager:
                 yield manager
+
+    @asynccontextmanager
+    async def doomed(
+        self, error: type[LcfsError], sentence: str, *caches: str | CacheSpec, devices: tuple[DeviceSpec, ...] = ()
+    ) -> AsyncIterator[Manager]:
+        """A mount whose stop is going to fail. An error of the block itself is not taken for that one."""
+        problem: Exception | None = None
+        try:
+            with pytest.raises(error, match=sentence):
+                async with self.mount(*caches, devices=devices) as manager:
+                    try:
+                        yield manager
+                    except Exception as exc:
+                        problem = exc
+        finally:
+            if problem is not None:
+                raise problem
 
     def snapshot(self) -> dict[str, SparseImage]:
         """Everything there is, to be compared later."""

@@ -220,7 +220,9 @@ class SecondReader:
         segment = position // superblock.blocks
         limit = superblock.tail + superblock.segments
         places = list(range(position, (min(segment + 1, limit - 1) + 1) * superblock.blocks))
-        places += [later * superblock.blocks for later in range(segment + 2, min(segment + 64, limit - 1) + 1)]
+        for later in range(segment + 2, min(segment + 128, limit - 1) + 1):
+            if self._record(later * superblock.blocks) is not None:
+                places += range(later * superblock.blocks, (later + 1) * superblock.blocks)
         said = [record.durable for record in map(self._record, places) if record is not None]
         return max([superblock.head, *said])
 

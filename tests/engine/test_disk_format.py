@@ -27,7 +27,7 @@ from lcfs.engine.disk_format import (
     unpack_record_header,
     unpack_superblock,
 )
-from lcfs.engine.errors import Damaged, NewerVersion, NotACacheImage
+from lcfs.engine.errors import Damaged, NewerVersion, NoSpace, NotACacheImage
 from lcfs.engine.geometry import LINE, MAX_ID, SUPERBLOCK_AREA, Geometry
 from lcfs.engine.tunables import TUNABLES, defaults
 
@@ -383,7 +383,7 @@ def test_the_copies_do_not_touch_and_a_table_of_any_size_fits_or_is_refused() ->
     packed = pack_superblock(attrs.evolve(SUPERBLOCK, disks=rows[:fitting]))
     assert len(packed) <= SUPERBLOCK_MAX
     assert len(unpack_superblock(packed, IMAGE_SIZE).disks) == fitting
-    with pytest.raises(Damaged, match="use shorter paths or fewer disks") as caught:
+    with pytest.raises(NoSpace, match="use shorter paths, or remove disks") as caught:
         pack_superblock(attrs.evolve(SUPERBLOCK, disks=rows[: fitting + 1]))
     assert caught.value.errno == errno.ENOSPC
     short = tuple(attrs.evolve(DISK, id=number, path="/" + "d" * 1900) for number in range(1, MAX_ID + 1))

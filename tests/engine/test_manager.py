@@ -172,14 +172,14 @@ async def test_a_table_that_is_full_takes_no_more(autojump_clock: Clock) -> None
     bench = Bench()
     async with bench.mount() as manager:
         last = 0
-        with pytest.raises(Damaged, match="the disk table is full: use shorter paths or fewer disks") as caught:
+        with pytest.raises(NoSpace, match="the disk table is full; use shorter paths") as caught:
             for number in range(1, 255):
                 await manager.create(number, f"/{number:03}" + "x" * 4000, 512, 0, None)
                 last = number
         assert caught.value.errno == errno.ENOSPC
         assert 120 < last < 131
         assert list(manager.devices) == list(range(1, last + 1))
-        assert f"/{last + 1:03}" + "x" * 4000 not in bench.storage.media
+        assert not bench.storage.is_open(f"/{last + 1:03}" + "x" * 4000)
         await manager.create(254, "/short", 512, 0, None)
         await manager.remove(254)
     async with bench.mount() as manager:
@@ -233,25 +233,24 @@ async def test_a_commit_that_fails_leaves_the_old_state(
 ) -> None:
     expect_log("cache 1 has failed", at_least=1)
     bench = Bench()
-    with pytest.raises(Failed):
-        async with bench.mount(devices=(ONE, LOOSE)) as manager:
-            await write(manager.devices[1], 0, page(1))
-            await write(manager.devices[2], 0, page(2))
-            await manager.caches[1].drop_caches()
-            await manager.devices[2].flush()
-            before = tables_of(manager)
-            thresholds = {number: device.migrate_threshold for number, device in manager.devices.items()}
-            bench.fault("/ssd.img", Fault(kind, end=MIB, times=None))
-            with pytest.raises(Failed) as caught:
-                await operation(manager)
-            assert caught.value.errno == errno.EIO
-            assert tables_of(manager) == before
-            assert {number: device.migrate_threshold for number, device in manager.devices.items()} == thresholds
-            assert "/five" not in bench.storage.media
-            assert await read(manager.devices[1], 0, LINE) == page(1)
-            assert await read(manager.devices[2], 0, LINE) == page(2)
-            assert manager.caches[1].state.startswith("failed")
-            assert await after_a_crash(bench) == before
+    async with bench.doomed(Failed, "cache 1 has failed", devices=(ONE, LOOSE)) as manager:
+        await write(manager.devices[1], 0, page(1))
+        await write(manager.devices[2], 0, page(2))
+        await manager.caches[1].drop_caches()
+        await manager.devices[2].flush()
+        before = tables_of(manager)
+        thresholds = {number: device.migrate_threshold for number, device in manager.devices.items()}
+        bench.fault("/ssd.img", Fault(kind, end=MIB, times=None))
+        with pytest.raises(Failed) as caught:
+            await operation(manager)
+        assert caught.value.errno == errno.EIO
+        assert tables_of(manager) == before
+        assert {number: device.migrate_threshold for number, device in manager.devices.items()} == thresholds
+        assert not bench.storage.media.get("/five") or not bench.storage.is_open("/five")
+        assert await read(manager.devices[1], 0, LINE) == page(1)
+        assert await read(manager.devices[2], 0, LINE) == page(2)
+        assert manager.caches[1].state.startswith("failed")
+        assert await after_a_crash(bench) == before
     assert bench.nothing_is_open()
 
 
@@ -736,6 +735,19 @@ async def test_a_copy_of_a_cache_is_not_resumed_beside_it(autojump_clock: Clock)
         assert not bench.storage.is_open("/b.img")
 
 
+async def test_resuming_an_image_that_cannot_be_read(autojump_clock: Clock) -> None:
+    bench = Bench()
+    async with bench.mount("/b.img"):
+        pass
+    bench.fault("/b.img", Fault(Operation.READ, times=None))
+    async with bench.mount("/a.img") as manager:
+        manager.cursor = 2
+        with pytest.raises(LcfsError, match=r"/b.img"):
+            await manager.resume_cache("/b.img")
+        assert list(manager.caches) == [1]
+        assert not bench.storage.is_open("/b.img")
+
+
 async def test_resume_needs_a_free_id(autojump_clock: Clock) -> None:
     bench = Bench()
     async with bench.mount("/b.img"):
@@ -844,11 +856,11 @@ async def test_a_stop_that_cannot_be_clean_says_so_and_lets_go_of_everything(
     expect_log("cache 1 has failed")
     expect_log("cache 1 was not left clean")
     bench = Bench()
-    with pytest.raises(Failed):
-        async with bench.mount("/a.img", "/b.img", devices=(ONE, DeviceSpec("/two", size=DISK, cache=2))) as manager:
-            await write(manager.devices[1], 0, page(1))
-            await write(manager.devices[2], 0, page(2))
-            bench.fault("/a.img", Fault(Operation.FLUSH, times=None))
+    two = (ONE, DeviceSpec("/two", size=DISK, cache=2))
+    async with bench.doomed(Failed, "cache 1 has failed", "/a.img", "/b.img", devices=two) as manager:
+        await write(manager.devices[1], 0, page(1))
+        await write(manager.devices[2], 0, page(2))
+        bench.fault("/a.img", Fault(Operation.FLUSH, times=None))
     assert not (await bench.superblock("/a.img")).clean
     assert (await bench.superblock("/b.img")).clean
     assert bench.nothing_is_open()
@@ -857,12 +869,12 @@ async def test_a_stop_that_cannot_be_clean_says_so_and_lets_go_of_everything(
 async def test_an_image_that_hangs_does_not_keep_the_others_from_stopping(autojump_clock: Clock, expect_log: ExpectLog) -> None:
     expect_log("cache 1 was not left clean", at_least=0)
     bench = Bench()
-    with pytest.raises(Failed, match="cache 1 was not left clean"):
-        async with bench.mount("/a.img", "/b.img", devices=(ONE, DeviceSpec("/two", size=DISK, cache=2))) as manager:
-            await write(manager.devices[1], 0, page(1))
-            await write(manager.devices[2], 0, page(2))
-            bench.fault("/a.img", Fault(Operation.WRITE, Effect.HANG, times=None))
-            begin = trio.current_time()
+    two = (ONE, DeviceSpec("/two", size=DISK, cache=2))
+    async with bench.doomed(Failed, "cache 1 was not left clean", "/a.img", "/b.img", devices=two) as manager:
+        await write(manager.devices[1], 0, page(1))
+        await write(manager.devices[2], 0, page(2))
+        bench.fault("/a.img", Fault(Operation.WRITE, Effect.HANG, times=None))
+        begin = trio.current_time()
     assert trio.current_time() - begin < 600
     assert (await bench.superblock("/b.img")).clean
     assert bench.nothing_is_open()
@@ -872,8 +884,7 @@ async def test_no_space_at_stop(autojump_clock: Clock, expect_log: ExpectLog) ->
     expect_log("no space left for /ssd.img")
     expect_log("was not left clean")
     bench = Bench()
-    with pytest.raises(NoSpace, match=r"no space left for /ssd.img"):
-        async with bench.mount(devices=(ONE,)) as manager:
-            await write(manager.devices[1], 0, page(1))
-            bench.fault("/ssd.img", Fault(Operation.WRITE, error=errno.ENOSPC, times=None))
+    async with bench.doomed(NoSpace, "no space left for /ssd.img", devices=(ONE,)) as manager:
+        await write(manager.devices[1], 0, page(1))
+        bench.fault("/ssd.img", Fault(Operation.WRITE, error=errno.ENOSPC, times=None))
     assert bench.nothing_is_open()

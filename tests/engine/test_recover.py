@@ -114,7 +114,7 @@ async def test_lines_from_before_a_disk_was_attached_are_dead() -> None:
 async def test_lines_of_a_disk_nobody_knows_are_left_alone() -> None:
     log = LogBuilder()
     log.attach((1, 10, 0))
-    await log.record(1, 0, [Line(3, 1, disk=7), Line(3, 2), Line(4, 3, disk=0), Line(5, 4, disk=254)])
+    await log.record(1, 0, [Line(3, 1, disk=7), Line(3, 2), Line(4, 3, disk=0), Line(5, 4, disk=254), Line(6, 5, disk=255)])
     cache, _ = await resume(log)
     assert cache.nr_dirty_caches == 1
 
@@ -201,6 +201,23 @@ async def test_a_hole_is_refused_and_nothing_is_written() -> None:
     with pytest.raises(Damaged, match="the log record at segment 1, block 2 was durable and is damaged"):
         await resume(log)
     assert log.store.medium.live == before
+
+
+@pytest.mark.parametrize("segments", [1, 2, 3, 5])
+async def test_damage_is_told_though_only_a_later_record_of_a_later_segment_knows(segments: int, autojump_clock: Clock) -> None:
+    """Several segments become durable with one barrier; what was sealed after it lies in the middle of the last."""
+    lab = await Lab.new(segments=10)
+    async with lab.run() as rig:
+        for line in range(7 * segments + 1):
+            await rig.write(1, line * LINE, page(line))
+        await rig.cache.barrier()
+        await rig.write(1, 60 * LINE, page(60))
+        await rig.cache.barrier()
+        lab = lab.crash()
+    lab.flip((1 << 20) + 50)
+    with pytest.raises(Damaged):
+        async with lab.run():
+            pass
 
 
 async def test_an_image_that_cannot_be_read_is_named() -> None:

@@ -267,6 +267,26 @@ async def test_one_damaged_superblock_is_told_and_the_other_used(
     )
 
 
+@pytest.mark.parametrize("copy", [0, 1])
+async def test_one_superblock_that_cannot_be_read_leaves_the_other(
+    copy: int, autojump_clock: Clock, expect_log: ExpectLog
+) -> None:
+    expect_log("the superblock that is left is older than the log", at_least=0)
+    bench = Bench()
+    await prepare(bench)
+    bench.fault("/ssd.img", Fault(Operation.READ, start=copy * MIB // 2, end=copy * MIB // 2 + LINE, times=None))
+    async with bench.mount() as manager:
+        assert await read(manager.devices[1], 0, LINE) == page(1)
+    assert any(f"superblock copy {copy} is damaged" in said for said in bench.said)
+
+
+async def test_two_superblocks_that_cannot_be_read_are_an_error_with_a_name(autojump_clock: Clock) -> None:
+    bench = Bench()
+    await prepare(bench)
+    bench.fault("/ssd.img", Fault(Operation.READ, times=None))
+    await refused(bench, Failed, "/ssd.img cannot be read")
+
+
 async def test_a_hole_in_the_log_is_refused(autojump_clock: Clock) -> None:
     bench = Bench()
     await prepare(bench)
@@ -389,8 +409,24 @@ async def test_a_copy_of_a_disk_is_not_taken_for_another(autojump_clock: Clock) 
     bench = Bench()
     await prepare(bench)
     bench.storage.media["/copy"] = bench.storage.media["/one"].crash(keep_all)
+    await refused(bench, AlreadyThere, "/copy carries the UUID of another disk here", devices=(DeviceSpec("/copy"),))
+
+
+@pytest.mark.parametrize("cache", [None, 0])
+async def test_a_free_id_is_not_one_that_is_asked_for(cache: int | None, autojump_clock: Clock) -> None:
+    bench = Bench()
+    devices = (DeviceSpec("/a", size=DISK, cache=cache), DeviceSpec("/b", id=1, size=DISK, cache=cache))
+    async with bench.mount(devices=devices) as manager:
+        assert {device.path: device.id for device in manager.devices.values()} == {"/a": 2, "/b": 1}
+
+
+async def test_two_new_disks_that_are_copies_of_each_other(autojump_clock: Clock) -> None:
+    bench = Bench()
+    await prepare(bench)
+    for path in ("/copy1", "/copy2"):
+        bench.storage.media[path] = bench.storage.media["/one"].crash(keep_all)
     await refused(
-        bench, AlreadyThere, "/copy carries the UUID of another disk here", devices=(DeviceSpec("/copy"),)
+        bench, AlreadyThere, "/copy2 carries the UUID of", "/new.img", devices=(DeviceSpec("/copy1"), DeviceSpec("/copy2"))
     )
 
 

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from lcfs.testing import Effect, Operation
-from tests.regress.support import IMAGE, LINE, SECTOR, Rig, lines, read, sectors, write
+from tests.regress.support import IMAGE, LINE, Rig, lines, read, sectors, write
 
 SEGMENTS, BLOCKS = 4, 8
 DISK = 64 * LINE
@@ -52,7 +52,7 @@ async def test_a_read_under_way_while_its_slot_is_reused(
         slow.release()
         await trio.testing.wait_all_tasks_blocked()
         (answer,) = answers
-        for sector in range(3 * LINE // SECTOR):
-            at = slice(sector * SECTOR, (sector + 1) * SECTOR)
-            assert answer[at] in (old[at], new[at]), f"sector {sector}"
+        for line in range(3):
+            at = slice(line * LINE, (line + 1) * LINE)
+            assert answer[at] in (old[at], new[at]), f"line {line}"
         assert await read(disk, 0, 3 * LINE) == new

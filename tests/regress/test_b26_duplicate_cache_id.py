@@ -82,7 +82,8 @@ async def test_a_resume_that_fails_half_way_leaves_nothing(
         wrap = rig.storage.wrap
         fault = Fault(operation, times=0)
         rig.storage.wrap = lambda path, store: FaultStore(store, fault)
-        for skip in range(12):
+        # a superblock copy that cannot be read is no failure, the other one serves: begin behind the two
+        for skip in range(2 if operation is Operation.READ else 0, 12):
             fault = Fault(operation, Effect.ERROR, skip=skip)
             try:
                 await manager.message(f"resume_cache {OTHER}")

@@ -65,7 +65,12 @@ async def test_the_writer_goes_on_when_there_is_room(autojump_clock: trio.testin
     await rig.format(SEGMENTS, BLOCKS)
     async with rig.mounted({1: MIB}) as manager:
         cache, disk = manager.caches[1], manager.devices[1]
-        assert fill(disk) > SEGMENTS * (BLOCKS - 1) // 2
+        count = fill(disk)
+        assert count > SEGMENTS * (BLOCKS - 1) // 2
+        # the last segment is given out once the oldest was found good
+        await write(disk, count * LINE, lines(1, count, 1, 2))
+        while disk.write_nowait((count + 1) * LINE, lines(1, count + 1, 1, 2)) == LINE:
+            count += 1
         await disk.flush()
         rig.delays[backing(1)].writes = slow
         began = trio.current_time()

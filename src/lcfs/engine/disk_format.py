@@ -8,6 +8,7 @@ Little-endian throughout. Bytes from disk become `Superblock` and `RecordHeader`
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from uuid import UUID
 
 import attrs
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from crc32c import crc32c
 
-from lcfs.engine.errors import Damaged, NewerVersion, NotACacheImage
+from lcfs.engine.errors import Damaged, NewerVersion, NoSpace, NotACacheImage
 from lcfs.engine.geometry import LINE, MAX_ID, SECTOR, SUPERBLOCK_AREA, Geometry
 from lcfs.engine.tunables import MIGRATE_THRESHOLD, TUNABLES
 
@@ -97,15 +98,20 @@ class Superblock:
 FLAG_HAD_DISK = 2
 
 
+def require_table_room(disks: Iterable[DiskEntry]) -> None:
+    """Raises NoSpace when the disk table outgrows its half MiB."""
+    if SECTOR + sum(len(_pack_disk(disk)) for disk in disks) > SUPERBLOCK_MAX:
+        raise NoSpace("the disk table is full; use shorter paths, or remove disks that are not needed")
+
+
 def pack_superblock(superblock: Superblock) -> bytes:
     """The copy as bytes, padded with zeros to whole blocks.
 
-    Raises Damaged with errno ENOSPC when the disk table outgrows its half MiB.
+    Raises NoSpace when the disk table outgrows its half MiB.
     """
+    require_table_room(superblock.disks)
     rows = [_pack_disk(disk) for disk in superblock.disks]
     length = SECTOR + sum(map(len, rows))
-    if length > SUPERBLOCK_MAX:
-        raise Damaged("the disk table is full: use shorter paths or fewer disks", errno=28)
     flags = (FLAG_CLEAN if superblock.clean else 0) | (FLAG_HAD_DISK if superblock.had_disk else 0)
     geometry = superblock.geometry
     head = _SUPERBLOCK.pack(

@@ -16,7 +16,7 @@ import trio
 from lcfs.engine.block_store import Place, Storage
 from lcfs.engine.cache import Cache
 from lcfs.engine.device import Device
-from lcfs.engine.disk_format import DiskEntry
+from lcfs.engine.disk_format import DiskEntry, require_table_room
 from lcfs.engine.errors import (
     AlreadyThere,
     Cancelled,
@@ -187,6 +187,7 @@ class Manager(Mounted):
                 with self._using(cache):
                     if cache is not None:
                         cache.check()
+                    require_table_room([*(known.entry() for known in self.devices.values()), device.entry()])
                     # from here on the image may say that the disk is there: its backing stays, whatever comes
                     undo.pop_all()
                     await self._add(device, cache)

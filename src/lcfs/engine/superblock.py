@@ -23,7 +23,7 @@ from lcfs.engine.disk_format import (
     pack_superblock,
     unpack_superblock,
 )
-from lcfs.engine.errors import Damaged, LcfsError, NewerVersion, NotACacheImage
+from lcfs.engine.errors import Damaged, Failed, LcfsError, NewerVersion, NotACacheImage
 from lcfs.engine.geometry import LINE, SUPERBLOCK_AREA
 
 log = logging.getLogger("lcfs.engine.superblock")
@@ -46,7 +46,7 @@ class SuperblockCopies:
     def best(self, name: str) -> Superblock:
         """The valid copy with the higher sequence; a copy that a newer lcfs wrote makes the other one old news.
 
-        Raises NotACacheImage, NewerVersion or Damaged, naming the image.
+        Raises NotACacheImage, NewerVersion, Damaged or Failed (EIO), naming the image.
         """
         errors = [copy for copy in self.copies if isinstance(copy, LcfsError)]
         for error in errors:
@@ -61,6 +61,8 @@ class SuperblockCopies:
                 f"or run `lcfs cache format --force {name}` if its content is not needed"
             )
         worst = next(error for error in errors if not isinstance(error, NotACacheImage))
+        if all(error.errno == errno.EIO for error in errors):
+            raise Failed(f"{name} cannot be read ({worst}); check the device")
         raise Damaged(f"{name}: both superblocks are damaged ({worst}); restore the image from a copy")
 
 
