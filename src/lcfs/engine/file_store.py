@@ -13,6 +13,7 @@ import fcntl
 import os
 import stat
 import struct
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar, TypeVarTuple
 from uuid import UUID
@@ -40,6 +41,9 @@ class _Descriptor:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self.flushing = threading.Lock()
+        self.unreported: OSError | None = None
+        """The error of a flush whose caller did not wait for it; the kernel tells it only once, so the next one gets it."""
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -68,7 +72,14 @@ def _pwrite_all(file: _Descriptor, extents: Sequence[tuple[int, Sequence[Buffer]
 
 
 def _flush(file: _Descriptor) -> None:
-    os.fdatasync(file.fd)
+    with file.flushing:
+        if file.unreported is not None:
+            raise file.unreported
+        try:
+            os.fdatasync(file.fd)
+        except OSError as exc:
+            file.unreported = exc
+            raise
 
 
 def _nr_blocks(file: _Descriptor) -> int:
@@ -150,7 +161,12 @@ class FileStore(BlockStore):
 
     async def flush(self) -> None:
         """`fdatasync(2)`. One descriptor serves the store, so an error is reported once: callers flush one at a time."""
-        await self._in_thread(_flush)
+        try:
+            await self._in_thread(_flush)
+        except OSError:
+            if self._file is not None:
+                self._file.unreported = None
+            raise
 
     async def close(self) -> None:
         """Let go of the descriptor; that drops the lock, unless a thread that was left behind still works on it."""
@@ -201,11 +217,11 @@ class FileStorage(Storage):
     async def create(self, path: str, size: int, fill: Fill | None = None) -> BlockStore:
         """`O_TMPFILE`, mode 0600, a truncate, a sync, and a link to the name; `O_CREAT | O_EXCL` where that is unknown."""
         try:
-            store, directory, linked = await trio.to_thread.run_sync(_begin_file, path, size)
+            store, directory, linked = await trio.to_thread.run_sync(_begin_file, path, size, abandon_on_cancel=True)
             try:
                 if fill is not None:
                     await fill(store)
-                linked = await trio.to_thread.run_sync(_finish_file, store, directory, linked)
+                linked = await trio.to_thread.run_sync(_finish_file, store, directory, linked, abandon_on_cancel=True)
             except BaseException:
                 await store.close()
                 if linked:

@@ -463,7 +463,10 @@ async def open_manager(
                 yield manager
             except BaseException:
                 with trio.CancelScope(shield=True):
-                    await manager.stop()
+                    try:
+                        await manager.stop()
+                    except LcfsError as exc:
+                        log.error("not stopped cleanly: %s", exc)
                 raise
             else:
                 await manager.stop()
