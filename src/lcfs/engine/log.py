@@ -168,7 +168,9 @@ class Log:
         # in a small ring less than that, so that what could not be written back can still be put together
         share = min(self.geometry.nr_caches * (GREEDY_SHARE - 1) // GREEDY_SHARE, (nr_segments - 4) * (self._blocks - 2))
         if device.struggling or (device.nr_dirty_caches > share > 0 and len(self.ring.attached()) > 1):
-            return nr_free > max(3 if nr_segments > 5 else 2, nr_segments // GREEDY_SHARE)
+            # what it has in the rest must fit the ring when it is copied together (Migrator._make_way)
+            together = 3 + nr_segments // (self._blocks - 1) if nr_segments > 5 else 2
+            return nr_free > max(together, nr_segments // GREEDY_SHARE)
         # the last segment goes to a single disk only when the oldest was found good: rot that were met in a full ring
         # could be moved nowhere, and the ring would stand still
         alone = len(self.ring.attached()) == 1 and not self.ring.bad_lines and self.ring.checked_tail == self.ring.tail
