@@ -39,7 +39,7 @@ async def test_a_torn_record_changes_nothing(autojump_clock: trio.testing.MockCl
     rig = Rig()
     old, new = lines(1, 0, NR_LINES, 1), lines(1, 0, NR_LINES, 2)
     rest = bytes(MIB - len(old))
-    async with rig.powered({1: MIB}) as manager, trio.open_nursery() as nursery:
+    async with rig.mounted({1: MIB}) as manager, trio.open_nursery() as nursery:
         disk = manager.devices[1]
         await write(disk, 0, old)
         await disk.flush()

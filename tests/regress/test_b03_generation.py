@@ -23,7 +23,7 @@ async def torn_write(rig: Rig, *pieces: tuple[int, bytes], kept: int) -> Rig:
     def choose(writes: Sequence[UnsyncedWrite]) -> Survival:
         return [kept if write.offset >= MIB else ALL for write in writes]
 
-    async with rig.powered({1: MIB}) as manager, trio.open_nursery() as nursery:
+    async with rig.mounted({1: MIB}) as manager, trio.open_nursery() as nursery:
         disk = manager.devices[1]
         rig.fault(IMAGE, Operation.FLUSH, Effect.HANG)
         for line, data in pieces:

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from lcfs.testing import Effect, Operation
-from tests.regress.support import IMAGE, LINE, Rig, lines, read, sectors, write
+from tests.regress.support import IMAGE, LINE, MIB, SECTOR, Rig, backing, lines, read, sectors, write
 
 SEGMENTS, BLOCKS = 4, 8
 DISK = 64 * LINE
@@ -56,3 +56,29 @@ async def test_a_read_under_way_while_its_slot_is_reused(
             at = slice(line * LINE, (line + 1) * LINE)
             assert answer[at] in (old[at], new[at]), f"line {line}"
         assert await read(disk, 0, 3 * LINE) == new
+
+
+async def test_a_merge_under_way_while_the_line_is_rewritten(autojump_clock: trio.testing.MockClock) -> None:
+    rig = Rig()
+    below = lines(1, 0, 1, 9)
+    rig.add_backing(1, below)
+    async with rig.mounted({1: MIB}) as manager, trio.open_nursery() as nursery:
+        cache, disk = manager.caches[1], manager.devices[1]
+        await write(disk, 0, sectors(1, 0, 5, 1))
+        await disk.flush()
+        cache.close_segment()
+        await trio.testing.wait_all_tasks_blocked()
+        answers: list[bytes] = []
+
+        async def reader() -> None:
+            answers.append(bytes(await disk.read(0, LINE)))
+
+        slow = rig.fault(backing(1), Operation.READ, Effect.HANG)
+        nursery.start_soon(reader)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (slow.met, answers) == (1, [])
+        await write(disk, 0, lines(1, 0, 1, 2))
+        await cache.drop_caches()
+        slow.release()
+        await trio.testing.wait_all_tasks_blocked()
+        assert answers in ([lines(1, 0, 1, 2)], [sectors(1, 0, 5, 1) + below[5 * SECTOR :]])

@@ -24,32 +24,31 @@ async def test_a_failed_flush_of_the_image_fails_every_barrier(
     expect_log(rf"cache 1 has failed: {IMAGE} could not be flushed", level=logging.ERROR)
     expect_log(r"cache 1 was not left clean", level=logging.ERROR, at_least=0)
     errors: list[int] = []
-    with pytest.raises(Failed):
-        async with rig.mounted({1: MIB}) as manager:
-            cache, disk = manager.caches[1], manager.devices[1]
-            await write(disk, 0, lines(1, 0, 1, 1))
-            await disk.flush()
-            rig.fault(IMAGE, Operation.FLUSH, Effect.LOSE, times=1)
+    async with rig.doomed({1: MIB}) as manager:
+        cache, disk = manager.caches[1], manager.devices[1]
+        await write(disk, 0, lines(1, 0, 1, 1))
+        await disk.flush()
+        rig.fault(IMAGE, Operation.FLUSH, Effect.LOSE, times=1)
 
-            async def barrier() -> None:
-                try:
-                    await disk.flush()
-                except LcfsError as exc:
-                    errors.append(exc.errno)
+        async def barrier() -> None:
+            try:
+                await disk.flush()
+            except LcfsError as exc:
+                errors.append(exc.errno)
 
-            await write(disk, 0, lines(1, 0, 1, 2))
-            async with trio.open_nursery() as nursery:
-                for _ in range(3):
-                    nursery.start_soon(barrier)
-            await write(disk, LINE, lines(1, 1, 1, 2))
-            await barrier()
-            assert errors == [errno.EIO] * 4
-            for act in (cache.flush_current_buffer, cache.commit_super_block, cache.drop_caches):
-                with pytest.raises(Failed):
-                    await act()
-            assert cache.state.startswith("failed")
-            assert await read(disk, 0, 2 * LINE) == lines(1, 0, 2, 2)
-            after = rig.crash(lose_all)
+        await write(disk, 0, lines(1, 0, 1, 2))
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(barrier)
+        await write(disk, LINE, lines(1, 1, 1, 2))
+        await barrier()
+        assert errors == [errno.EIO] * 4
+        for act in (cache.flush_current_buffer, cache.commit_super_block, cache.drop_caches):
+            with pytest.raises(Failed):
+                await act()
+        assert cache.state.startswith("failed")
+        assert await read(disk, 0, 2 * LINE) == lines(1, 0, 2, 2)
+        after = rig.crash(lose_all)
     assert (await recovered(after))[1][:LINE] == lines(1, 0, 1, 1)
 
 

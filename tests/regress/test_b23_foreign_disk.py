@@ -15,7 +15,7 @@ from tests.regress.support import IMAGE, LINE, MIB, Rig, backing, lines, on_back
 async def dirty_image() -> Rig:
     """Three dirty lines of disk 1, on the image only."""
     rig = Rig()
-    async with rig.powered({1: MIB}) as manager:
+    async with rig.mounted({1: MIB}) as manager:
         await write(manager.devices[1], 0, lines(1, 0, 3, 1))
         await manager.devices[1].flush()
         rig = rig.crash(lose_all)
@@ -53,7 +53,7 @@ async def test_another_file_at_the_same_path(autojump_clock: trio.testing.MockCl
 async def test_a_backing_that_shrank_without_a_label(autojump_clock: trio.testing.MockClock) -> None:
     rig = Rig()
     rig.storage.media[backing(1)] = Medium(SparseImage(MIB), labels=False)
-    async with rig.powered({1: MIB}) as manager:
+    async with rig.mounted({1: MIB}) as manager:
         await write(manager.devices[1], 0, lines(1, 0, 3, 1))
         await manager.devices[1].flush()
         rig = rig.crash(lose_all)

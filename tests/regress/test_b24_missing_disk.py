@@ -17,7 +17,7 @@ from tests.regress.support import LINE, MIB, Rig, backing, lines, on_backing, re
 
 async def test_a_cache_is_resumed_without_a_disk(autojump_clock: trio.testing.MockClock) -> None:
     rig = Rig()
-    async with rig.powered({1: MIB, 2: MIB}) as manager:
+    async with rig.mounted({1: MIB, 2: MIB}) as manager:
         for number, disk in manager.devices.items():
             await write(disk, 0, lines(number, 0, 5, 1))
         await disk.flush()

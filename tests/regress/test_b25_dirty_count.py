@@ -25,7 +25,7 @@ def check_counts(manager: Manager) -> None:
 
 async def test_counts_after_recovery_and_attach(autojump_clock: trio.testing.MockClock) -> None:
     rig = Rig()
-    async with rig.powered({1: MIB, 2: MIB}) as manager:
+    async with rig.mounted({1: MIB, 2: MIB}) as manager:
         first, second = manager.devices.values()
         await write(first, 0, lines(1, 0, 20, 1))
         await write(first, 5 * LINE, lines(1, 5, 20, 2))
@@ -60,7 +60,7 @@ async def test_counts_through_everything(autojump_clock: trio.testing.MockClock)
     rig = Rig()
     await rig.format(6, 16)
     for _ in range(4):
-        async with rig.powered({1: MIB, 2: MIB}) as manager:
+        async with rig.mounted({1: MIB, 2: MIB}) as manager:
             check_counts(manager)
             for step in range(150):
                 disk = manager.devices[rng.choice((1, 2))]

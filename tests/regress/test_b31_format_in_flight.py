@@ -63,7 +63,7 @@ async def test_a_format_writes_its_superblocks_and_nothing_else(autojump_clock: 
 async def test_a_crash_leaves_the_old_cache_or_the_new_one(autojump_clock: trio.testing.MockClock, commits: int) -> None:
     rig = Rig()
     await rig.format(4, 8)
-    async with rig.powered({1: 32 * LINE}) as manager:
+    async with rig.mounted({1: 32 * LINE}) as manager:
         # the two superblock copies differ, and the slot that the tail of the older one names was used again
         cache, disk = manager.caches[1], manager.devices[1]
         for _ in range(commits):

@@ -29,12 +29,12 @@ async def test_each_is_durable_when_it_is_set(autojump_clock: trio.testing.MockC
     order = sorted(CHOSEN, key=lambda name: name != "update_interval")
     set_so_far: dict[str, int] = {name: row.default for name, row in TUNABLES.items()}
     for name in order:
-        async with rig.powered({1: MIB}, quiet=False) as manager:
+        async with rig.mounted({1: MIB}, quiet=False) as manager:
             assert manager.caches[1].tunables == set_so_far
             await manager.caches[1].set_tunable(name, CHOSEN[name])
             set_so_far[name] = CHOSEN[name]
             rig = rig.crash(lose_all)
-    async with rig.powered({1: MIB}, quiet=False) as manager:
+    async with rig.mounted({1: MIB}, quiet=False) as manager:
         assert manager.caches[1].tunables == CHOSEN
         await manager.set_migrate_threshold(manager.devices[1], 33)
         await manager.set_device_name(manager.devices[1], "db")
