@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crc32c import crc32c
 
 from lcfs.commands import command_line
 from lcfs.commands.arguments import DEFAULT_CACHE_SIZE
 from lcfs.engine.disk_format import SUPERBLOCK_COPIES
+from lcfs.engine.geometry import LINE
 
 MIB = 1 << 20
 
@@ -169,7 +171,11 @@ def test_what_cannot_be_checked(tmp_path: Path, terminal: Terminal, image: Path)
         assert reason in terminal.refused("check", tmp_path / name, code=8)
         assert reason in terminal.refused("dump", tmp_path / name)
     for offset in SUPERBLOCK_COPIES:
-        overwrite(image, offset + 8, b"\x02")
+        copy = bytearray(image.read_bytes()[offset : offset + LINE])
+        copy[8] = 2
+        copy[16:20] = bytes(4)
+        copy[16:20] = crc32c(copy).to_bytes(4, "little")
+        overwrite(image, offset, bytes(copy))
     assert "version 2 is newer" in terminal.refused("check", image, code=8)
 
 
