@@ -9,13 +9,15 @@ the machine's. A case that fails ends there and its directory is kept: image and
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import attrs
@@ -48,7 +50,7 @@ class Sum:
 
 
 def main() -> int:
-    """0 when every round went well, 1 when one did not, 2 when some could not be run at all."""
+    """0 when every round went well, 1 when one did not, 2 when some could not be run at all, 130 when called off."""
     options = parse()
     for lack in [lacks_mount(), lacks_loop(), *map(lacks, options.kinds)]:
         if lack is not None:
@@ -56,15 +58,19 @@ def main() -> int:
             return 2
     sums = {(kind, cut): Sum() for kind in options.kinds for cut in CUTS}
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # takes everything down, too
+    called_off = False
     try:
         run(options, sums)
+    except KeyboardInterrupt:
+        called_off = True
     finally:
         print(f"\n{'kind':16} {'cut':6} {'rounds':>6} {'commits':>9} {'recovery kills':>14} {'failures':>8}")
         for (kind, cut), total in sums.items():
             print(f"{kind:16} {cut:6} {total}")
         everything = Sum(*map(sum, zip(*map(attrs.astuple, sums.values()), strict=True)))
         print(f"{'all':16} {'':6} {everything}   in {time.monotonic() - began:.0f} s, seed {options.seed}")
-    return 1 if everything.failures else 0
+    return 130 if called_off else 1 if everything.failures else 0
 
 
 def parse() -> argparse.Namespace:
@@ -92,12 +98,13 @@ def run(options: argparse.Namespace, sums: dict[tuple[str, str], Sum]) -> None:
         total = sums[kind, cut]
         seed = f"{options.seed}/{number}"
         try:
-            for outcome in case(kind, cut, seed, rounds, options.longest):
-                done += 1
-                total.add(outcome)
-                killed = f", {outcome.recovery_kills} kills in recovery" if outcome.recovery_kills else ""
-                what = f"{outcome.commits} commits, killed after {outcome.after:.2f} s{killed}: all there"
-                print(f"{done}/{options.rounds} {kind} {cut} {seed}: {what}", flush=True)
+            with contextlib.closing(case(kind, cut, seed, rounds, options.longest)) as outcomes:
+                for outcome in outcomes:
+                    done += 1
+                    total.add(outcome)
+                    killed = f", {outcome.recovery_kills} kills in recovery" if outcome.recovery_kills else ""
+                    what = f"{outcome.commits} commits, killed after {outcome.after:.2f} s{killed}: all there"
+                    print(f"{done}/{options.rounds} {kind} {cut} {seed}: {what}", flush=True)
         except TROUBLE as trouble:
             done += 1
             total.rounds += 1
@@ -105,11 +112,17 @@ def run(options: argparse.Namespace, sums: dict[tuple[str, str], Sum]) -> None:
             print(f"{done}/{options.rounds} {kind} {cut} {seed}: FAILED: {trouble}", flush=True)
 
 
-def case(kind: str, cut: str, seed: str, rounds: int, longest: float) -> Iterator[Outcome]:
-    """The rounds of one case. Its directory goes when all went well."""
+def case(kind: str, cut: str, seed: str, rounds: int, longest: float) -> Generator[Outcome, None, None]:
+    """The rounds of one case. Its directory stays when one failed."""
     directory = Path(tempfile.mkdtemp(prefix="lcfs-kill-"))
     print(f"{kind} {cut} {seed}: in {directory}", flush=True)
-    yield from play(directory, kind, cut, random.Random(seed), rounds=rounds, longest=longest)
+    try:
+        yield from play(directory, kind, cut, random.Random(seed), rounds=rounds, longest=longest)
+    except TROUBLE:
+        raise
+    except BaseException:
+        shutil.rmtree(directory)
+        raise
     shutil.rmtree(directory)
 
 
