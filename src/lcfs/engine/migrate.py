@@ -47,6 +47,8 @@ DRAIN_STEP = 0.25
 READ_AGAIN = 3
 """Times a line that fails its CRC is read again, READ_AGAIN_PAUSE seconds apart, before it counts as damaged."""
 READ_AGAIN_PAUSE = 0.1
+LATE_PATIENCE = 60.0
+"""Seconds that writers of other disks wait for a late one that fills the ring, before they get an error."""
 STOP_PATIENCE = 10.0
 """Seconds a clean stop waits for a backing that is being written to."""
 
@@ -158,6 +160,7 @@ class Migrator:
         now = trio.current_time()
         due = [device.retry_at for device in self._ring.attached() if device.fault]
         due += [device.late_at for device in self._ring.attached()]
+        due += [device.late_at + LATE_PATIENCE for device in self._ring.attached()]
         due.append(self._no_space_until)
         return min((time - now for time in due if time > now), default=float("inf"))
 
@@ -441,8 +444,9 @@ class Migrator:
         return await self.advance_tail(segment_id)
 
     def _give_up(self) -> None:
-        """Nothing but the disks themselves can make room: writers are told, unless a disk is only slow."""
-        if not any(device.late for device in self._ring.attached()):
+        """Nothing but the disks themselves can make room: writers are told, unless a disk may only be slow."""
+        now = trio.current_time()
+        if not any(device.late and now < device.late_at + LATE_PATIENCE for device in self._ring.attached()):
             self._on_stuck(
                 "the cache is full of lines that cannot be written back; bring back the backing of its missing or failing disk"
             )

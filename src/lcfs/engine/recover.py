@@ -79,11 +79,17 @@ async def catch_up(image: BlockStore, superblock: Superblock) -> Superblock:
     """What the superblock of an image must at least say, from the log, where one of its copies is damaged.
 
     A tail goes to one copy only, so the copy that is left may be older than the log, whose records say how far tail
-    and durable log were when they were sealed. Everything else is committed to both copies. Looks at every slot.
+    and durable log were when they were sealed. Everything else is committed to both copies. Looks at every slot, but only
+    where the first one that the copy names does not hold what it should.
     """
     geometry = superblock.geometry
     tail, head = superblock.tail, superblock.head
     raw = bytearray(LINE)
+    await image.readinto(geometry.start_block(tail) * LINE, memoryview(raw))
+    oldest = unpack_record_header(raw, superblock.uuid)
+    if oldest is not None and oldest.position == geometry.position(tail, 0):
+        # slots are taken again in order: while this one holds what the copy says, so do all behind it
+        return attrs.evolve(superblock, clean=False)
     for slot in range(geometry.nr_segments):
         await image.readinto(geometry.start_block(slot + 1) * LINE, memoryview(raw))
         header = unpack_record_header(raw, superblock.uuid)
