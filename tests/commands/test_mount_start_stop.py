@@ -193,7 +193,7 @@ def test_images_that_are_refused(lcfs: Lcfs) -> None:
 def test_an_image_in_use_is_refused(lcfs: Lcfs) -> None:
     lcfs.mount()
     (lcfs.directory / "second").mkdir()
-    assert "ssd.img is in use by another lcfs" in refused(lcfs, "second", "--cache", "ssd.img")
+    assert "ssd.img is in use by an lcfs" in refused(lcfs, "second", "--cache", "ssd.img")
     assert "is in use" in refused(lcfs, "second", "--cache", "b.img", "--device", "ssd.disk1.img")
 
 
@@ -209,7 +209,7 @@ def test_a_refused_mount_makes_no_log_and_leaves_another_ones_pid_file(lcfs: Lcf
     (lcfs.directory / "second").mkdir()
     pid = lcfs.pid_file().read_text()
     words = ("--pid-file", lcfs.pid_file(), "--log", "new.log")
-    assert "in use by another lcfs" in refused(lcfs, "second", "--cache", "ssd.img", *words)
+    assert "in use by an lcfs" in refused(lcfs, "second", "--cache", "ssd.img", *words)
     assert lcfs.pid_file().read_text() == pid
 
 
