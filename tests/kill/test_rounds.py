@@ -24,14 +24,16 @@ def test_round(kind: str, cut: str, tmp_path: Path) -> None:
 
 
 def test_disks_that_lie_are_found_out(tmp_path: Path) -> None:
-    """With flushes that do nothing the same round loses commits, and says which."""
+    """With flushes that do nothing the same round loses commits, and says which; or lcfs itself sees that the table it is
+    left with is older than the mark on the backing."""
     (tmp_path / "aside").mkdir()
     lcfs = DaemonUnderTest(tmp_path, "lying")
     case = Case(lcfs, Files(tmp_path / "aside"), random.Random(1))
     try:
         case.set_up()
         (tmp_path / "lie").touch()
-        with pytest.raises(Violation, match=r"is of 0, not of|acknowledged and not there"):
+        found = r"is of 0, not of|acknowledged and not there|in use under another cache"
+        with pytest.raises((Violation, pytest.fail.Exception), match=found):
             case.round(longest=0.5)
     finally:
         case.abandon()
