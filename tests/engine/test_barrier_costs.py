@@ -12,7 +12,7 @@ import trio.testing
 from lcfs.engine import Device
 from lcfs.engine.geometry import LINE, SECTOR
 from lcfs.testing import Operation, lose_all
-from tests.regress.support import IMAGE, LOG_START, MIB, Rig, lines, no_calls, one_cache, read_all, sectors, write
+from tests.regress.support import IMAGE, LOG_START, MIB, Rig, backing, lines, no_calls, one_cache, read_all, sectors, write
 
 FLUSH = 0.010
 """Seconds a flush of the image takes where it is slow."""
@@ -160,3 +160,39 @@ async def test_plain_writes_cause_no_flush(autojump_clock: trio.testing.MockCloc
         assert {call.store for call in rig.log.calls} == {IMAGE}
         assert rig.log.bytes_of(Operation.WRITE) == 5 * MIB, "full segments go out as they fill"
         assert manager.caches[1].last_flushed_segment_id == 5
+
+
+async def test_ten_thousand_barriers_in_64_mib(autojump_clock: trio.testing.MockClock) -> None:
+    """63 segments hold 128 records of 8 KiB each; when they are full, migration is forced, and it goes on.
+
+    The last segment is a single disk's: with several it is kept for copying lines forward.
+    """
+    rig = Rig()
+    rig.log.keep_data = False
+    fit = 63 * 128
+    async with rig.mounted(one_cache({1: 64 * MIB}, 64 * MIB)) as manager:
+        cache, disk = manager.caches[1], manager.devices[1]
+        assert (cache.nr_segments, cache.tunables["update_interval"], cache.tunables["allow_migrate"]) == (63, 0, 0)
+        rig.log.clear()
+        for line in range(fit):
+            await write(disk, line * LINE, lines(1, line, 1, 1))
+            await disk.flush()
+        assert (cache.current_segment_id, cache.last_migrated_segment_id) == (63, 0)
+        assert (disk.nr_dirty_caches, cache.nr_dirty_caches) == (fit, fit)
+        assert {call.store for call in rig.log.calls} == {IMAGE}, "nothing was migrated"
+        assert rig.log.bytes_of(Operation.WRITE) == fit * 2 * LINE == 63 * MIB
+        assert rig.log.count(Operation.FLUSH) == fit
+
+        await write(disk, fit * LINE, lines(1, fit, 1, 1))
+        await disk.flush()
+        assert cache.last_migrated_segment_id > 0
+        assert rig.log.count(Operation.WRITE, backing(1)) > 0
+        for line in range(fit + 1, 10_000):
+            await write(disk, line * LINE, lines(1, line, 1, 1))
+            await disk.flush()
+        assert disk.nr_dirty_caches == cache.ring.recount(1) == 10_000 - cache.migrator.nr_migrated
+        rig = rig.crash(lose_all)
+    async with rig.mounted() as manager:
+        content = await read_all(manager.devices[1])
+    for line in range(10_000):
+        assert content[line * LINE : (line + 1) * LINE] == lines(1, line, 1, 1), f"line {line}"

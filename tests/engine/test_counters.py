@@ -188,3 +188,13 @@ async def test_refused_requests_do_not_count(autojump_clock: trio.testing.MockCl
             await write(disk, MIB, bytes(LINE))
         assert await read(disk, MIB, LINE) == b""
         assert manager.caches[1].stats.rows() == (0,) * NR_COUNTERS
+
+
+async def test_a_part_that_touches_every_sector_is_a_part(autojump_clock: trio.testing.MockClock) -> None:
+    rig = Rig()
+    async with rig.mounted({1: MIB}) as manager:
+        disk = manager.devices[1]
+        do = Script(manager.caches[1], disk, bytearray(MIB))
+        await do.write(120, LINE - 120, 0)
+        await do.write(1, LINE - 2, IN_RAM)
+        await do.read(1, LINE - 2, IN_RAM)
