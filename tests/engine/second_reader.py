@@ -79,55 +79,56 @@ class Record(NamedTuple):
         return self.position + 1 + len(self.rows)
 
 
+def choose_superblock(image: bytes, checksum: Checksum = crc32c) -> Superblock:
+    """The valid copy with the higher sequence (1)."""
+    copies = [parse_superblock(image[offset : offset + MIB // 2], checksum) for offset in (0, MIB // 2)]
+    valid = [copy for copy in copies if copy is not None]
+    return max(valid, key=lambda copy: copy.sequence)
+
+
+def parse_superblock(copy: bytes, checksum: Checksum = crc32c) -> Superblock | None:
+    """A copy; None when it is not valid."""
+    length = number(copy, 12, 4)
+    covered = -(-length // BLOCK) * BLOCK
+    if copy[:8] != bytes.fromhex("6c6366730073620a") or number(copy, 8, 4) != 1 or not 512 <= length <= MIB // 2:
+        return None
+    if checksum(copy[:16] + bytes(4) + copy[20:covered]) != number(copy, 16, 4):
+        return None
+    disks = {}
+    at = 512
+    for _ in range(number(copy, 124, 4)):
+        disks[copy[at]] = Disk(
+            attached=bool(copy[at + 1] & 1),
+            cache_uuid=copy[at + 20 : at + 36],
+            size=number(copy, at + 36, 8),
+            attached_at=number(copy, at + 44, 8),
+        )
+        at += 72 + number(copy, at + 68, 2) + number(copy, at + 70, 2)
+    return Superblock(
+        clean=bool(number(copy, 20, 4) & 1),
+        sequence=number(copy, 24, 8),
+        uuid=copy[32:48],
+        blocks=number(copy, 56, 4),
+        segments=number(copy, 60, 4),
+        generation=number(copy, 64, 8),
+        generation_start=number(copy, 72, 8),
+        tail=number(copy, 80, 8),
+        head=number(copy, 88, 8),
+        disks=disks,
+    )
+
+
 class SecondReader:
     """What an image holds: `records`, `damaged` (blocks), `verdict`, and `lines` after replay."""
 
     def __init__(self, image: bytes, checksum: Checksum = crc32c, superblock: Superblock | None = None) -> None:
         self.image = image
         self.checksum = checksum
-        self.superblock = superblock or self._choose_superblock()
+        self.superblock = superblock or choose_superblock(image, checksum)
         self.records: list[Record] = []
         self.damaged: list[int] = []
         self.verdict = ""
         self._walk()
-
-    # 1
-
-    def _choose_superblock(self) -> Superblock:
-        copies = [self._superblock(offset) for offset in (0, MIB // 2)]
-        valid = [copy for copy in copies if copy is not None]
-        return max(valid, key=lambda copy: copy.sequence)
-
-    def _superblock(self, offset: int) -> Superblock | None:
-        copy = self.image[offset : offset + MIB // 2]
-        length = number(copy, 12, 4)
-        covered = -(-length // BLOCK) * BLOCK
-        if copy[:8] != bytes.fromhex("6c6366730073620a") or number(copy, 8, 4) != 1 or not 512 <= length <= MIB // 2:
-            return None
-        if self.checksum(copy[:16] + bytes(4) + copy[20:covered]) != number(copy, 16, 4):
-            return None
-        disks = {}
-        at = 512
-        for _ in range(number(copy, 124, 4)):
-            disks[copy[at]] = Disk(
-                attached=bool(copy[at + 1] & 1),
-                cache_uuid=copy[at + 20 : at + 36],
-                size=number(copy, at + 36, 8),
-                attached_at=number(copy, at + 44, 8),
-            )
-            at += 72 + number(copy, at + 68, 2) + number(copy, at + 70, 2)
-        return Superblock(
-            clean=bool(number(copy, 20, 4) & 1),
-            sequence=number(copy, 24, 8),
-            uuid=copy[32:48],
-            blocks=number(copy, 56, 4),
-            segments=number(copy, 60, 4),
-            generation=number(copy, 64, 8),
-            generation_start=number(copy, 72, 8),
-            tail=number(copy, 80, 8),
-            head=number(copy, 88, 8),
-            disks=disks,
-        )
 
     # 2
 

@@ -189,9 +189,7 @@ def test_the_checksum_is_the_one_the_document_names() -> None:
 
 def as_second(superblock: Superblock) -> second_reader.Superblock:
     """The same, for the second reader, whose own parser has been tested above."""
-    copy = pack_superblock(superblock)
-    parsed = SecondReader(copy.ljust(MIB, b"\0") + bytes(superblock.geometry.nr_blocks * LINE - MIB), crc32c)
-    return parsed.superblock
+    return second_reader.choose_superblock(pack_superblock(superblock).ljust(MIB, b"\0"), crc32c)
 
 
 async def compare(store: MemoryStore, superblock: Superblock) -> Verdict:
@@ -290,11 +288,11 @@ class Writer:
         self.log.say(clean=True)
 
 
-@pytest.mark.parametrize("hundred", range(6))
-async def test_both_readers_agree_on_any_log(hundred: int, expect_log: ExpectLog) -> None:
+@pytest.mark.parametrize("part", range(6))
+async def test_both_readers_agree_on_any_log(part: int, expect_log: ExpectLog) -> None:
     expect_log("lines of /ssd.img are damaged")
     verdicts: set[tuple[Verdict, bool]] = set()
-    for seed in range(100 * hundred, 100 * hundred + 100):
+    for seed in range(25 * part, 25 * part + 25):
         rng = random.Random(seed)
         writer = Writer(rng)
         for _ in range(40):
