@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from tests.mount import takedown
-from tests.mount.harness import Lcfs
+from tests.mount.harness import Lcfs, wait_until
 from tests.plugins.machine import is_running, loop_devices, mounts_under
 
 pytestmark = pytest.mark.loop
@@ -28,7 +28,7 @@ def is_down(lcfs: Lcfs, pid: int, device: str) -> bool:
 def test_all_comes_down(lcfs: Lcfs) -> None:
     pid, device = left_up(lcfs)
     takedown.take_down(lcfs)
-    assert is_down(lcfs, pid, device)
+    wait_until(lambda: is_down(lcfs, pid, device), "all to be down", patience=10)
 
 
 def test_all_comes_down_after_the_daemon_was_killed(lcfs: Lcfs) -> None:
