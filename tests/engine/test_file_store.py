@@ -9,6 +9,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from uuid import UUID
 
@@ -18,6 +19,8 @@ import trio
 from lcfs.engine.block_store import BlockStore, Label
 from lcfs.engine.errors import AlreadyThere, InUse, LcfsError, NoSpace, NoSuchThing, NotPermitted, Unsuitable
 from lcfs.engine.file_store import IOV_MAX, LABEL_STAMP, LABEL_UUID, FileStorage
+from lcfs.engine.manager import open_manager
+from lcfs.engine.spec import CacheSpec, MountSpec
 from tests.engine.bench import MIB
 
 STORAGE = FileStorage()
@@ -373,6 +376,150 @@ async def test_a_name_that_another_takes_meanwhile_is_theirs(tmp_path: Path) -> 
     with pytest.raises(LcfsError, match="exists"):
         await STORAGE.create(str(thing), 4096, fill)
     assert thing.read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "format_cache_device '{}\0x'",
+        "create 2 '{}\0x' 1M",
+        "resume_cache '{}\0'",
+        "create 2 '{}/\udcff' 1M",
+        "create 2 {}//./x 1M name=a\0",
+    ],
+)
+async def test_a_path_that_no_file_system_has_is_refused_or_works(line: str, tmp_path: Path) -> None:
+    spec = MountSpec((CacheSpec(str(tmp_path / "ssd.img")),), cache_size=2 * MIB, default_disk=False)
+    async with open_manager(spec, FileStorage()) as manager:
+        manager.cursor = 9
+        try:
+            await manager.message(line.format(tmp_path))
+        except LcfsError as exc:
+            assert exc.errno
+        else:
+            assert "\0" not in line
+
+
+# System calls that do half of it, or refuse
+
+
+async def test_a_write_that_the_system_takes_in_parts_is_written_whole(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwritev = os.pwritev
+
+    def a_few_bytes(fd: int, buffers: list[memoryview], offset: int) -> int:
+        return pwritev(fd, [buffers[0][:5]], offset)
+
+    store = await STORAGE.open(path)
+    monkeypatch.setattr(os, "pwritev", a_few_bytes)
+    await store.write(7, [b"abcdefghijkl", b"", b"mno", b"pqrstuvwxyz"])
+    assert await read(store, 7, 26) == b"abcdefghijklmnopqrstuvwxyz"
+    await store.close()
+
+
+async def test_a_file_system_that_knows_no_nowait_is_asked_once(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+
+    def refuse(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        nonlocal asked
+        asked += 1
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    store = await STORAGE.open(path)
+    monkeypatch.setattr(os, "preadv", refuse)
+    for _ in range(3):
+        assert not store.readinto_nowait(0, memoryview(bytearray(4)))
+    assert asked == 1
+    await store.close()
+
+
+async def test_a_flush_that_fails_is_told_once_and_to_who_waits(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fdatasync = os.fdatasync
+    errors = [OSError(errno.EIO, "Input/output error")]
+
+    def sync(fd: int) -> None:
+        if errors:
+            raise errors.pop()
+        fdatasync(fd)
+
+    store = await STORAGE.open(path)
+    monkeypatch.setattr(os, "fdatasync", sync)
+    with pytest.raises(OSError, match="Input/output error"):
+        await store.flush()
+    await store.flush()
+    await store.close()
+
+
+async def test_a_flush_whose_waiter_left_tells_the_next_one(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fdatasync = os.fdatasync
+    entered, go = threading.Event(), threading.Event()
+
+    def sync(fd: int) -> None:
+        entered.set()
+        if not go.is_set():
+            go.wait(10)
+            raise OSError(errno.EIO, "Input/output error")
+        fdatasync(fd)
+
+    store = await STORAGE.open(path)
+    monkeypatch.setattr(os, "fdatasync", sync)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.flush)
+        await trio.to_thread.run_sync(entered.wait)
+        nursery.cancel_scope.cancel()
+    go.set()
+    with pytest.raises(OSError, match="Input/output error"):
+        await store.flush()
+    await store.flush()
+    await store.close()
+
+
+async def test_where_files_without_a_name_are_unknown_a_file_is_created_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system_open = os.open
+
+    def without_tmpfile(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return system_open(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", without_tmpfile)
+    path = str(tmp_path / "new")
+    store = await STORAGE.create(path, MIB)
+    assert os.stat(path).st_size == MIB
+    await store.close()
+    with pytest.raises(AlreadyThere):
+        await STORAGE.create(path, MIB)
+    with pytest.raises(NoSpace):
+        await STORAGE.create(str(tmp_path / "large"), 1 << 62)
+
+    async def fill(store: BlockStore) -> None:
+        raise ValueError("fill")
+
+    with pytest.raises(ValueError, match="fill"):
+        await STORAGE.create(str(tmp_path / "other"), MIB, fill)
+    assert sorted(os.listdir(tmp_path)) == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "sentence"),
+    [
+        (errno.EBUSY, InUse, "is in use by the system"),
+        (errno.EACCES, Unsuitable, "is read-only here"),
+        (errno.EROFS, Unsuitable, "is read-only here"),
+        (errno.EIO, Unsuitable, "cannot be opened: Input/output error"),
+    ],
+)
+async def test_what_the_system_does_not_open(
+    number: int, error: type[LcfsError], sentence: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(error, match=sentence) as caught:
+        await STORAGE.open(path)
+    assert caught.value.errno == number
 
 
 # Block devices
