@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import random
+from uuid import UUID
 
 import attrs
 import pytest
@@ -12,12 +13,15 @@ from hypothesis import strategies as st
 
 from lcfs.engine.cache import Cache
 from lcfs.engine.cached_device import CachedDevice
+from lcfs.engine.disk_format import SUPERBLOCK_COPIES
 from lcfs.engine.errors import Damaged, Failed
 from lcfs.engine.geometry import LINE
 from lcfs.engine.lookup import LineTable
-from lcfs.engine.recover import PROGRESS_SEGMENTS, resume_cache
+from lcfs.engine.recover import PROGRESS_SEGMENTS, catch_up, resume_cache
+from lcfs.engine.spec import DeviceSpec
 from lcfs.engine.superblock import read_superblock
 from lcfs.testing import Fault, FaultStore, Log, LogStore, MemoryStore, Operation, keep_random, lose_all
+from tests.engine.bench import DISK, Bench, read, write
 from tests.engine.log_builder import Line, LogBuilder
 from tests.engine.rig import Lab, page
 from tests.plugins.log_check import ExpectLog
@@ -357,6 +361,74 @@ async def test_progress_is_said_now_and_then() -> None:
     await resume_cache(1, log.store, log.superblock, devices_of(log).values(), say=said.append)
     assert 1 <= len(said) <= 3
     assert all(sentence.startswith("cache 1: recovering, segment ") for sentence in said)
+
+
+# One superblock copy is damaged: the other may be older than the log
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("copy", [0, 1])
+async def test_either_superblock_copy_is_enough(seed: int, copy: int, autojump_clock: Clock, expect_log: ExpectLog) -> None:
+    """Tails go to one copy at a time; with the newer one damaged nothing that was durable is lost or comes back old."""
+    expect_log("the superblock that is left is older than the log", at_least=0)
+    rng = random.Random(seed)
+    bench = Bench()
+    await bench.image(segments=rng.randrange(3, 7))
+    async with bench.mount(devices=(DeviceSpec("/one", size=DISK),)) as manager:
+        disk = manager.devices[1]
+        await manager.caches[1].set_tunable("update_interval", 0)
+        content = bytearray(DISK)
+        for number in range(rng.randrange(10, 60)):
+            offset, data = rng.randrange(64) * LINE, page(number)
+            await write(disk, offset, data)
+            content[offset : offset + LINE] = data
+            if rng.random() < 0.3:
+                await disk.flush()
+            elif rng.random() < 0.15:
+                await manager.caches[1].drop_caches()
+        await disk.flush()
+        after = Bench(bench.storage.crash(lose_all))
+    image = after.storage.media["/ssd.img"]
+    for picture in (image.live, image.durable):
+        picture.write(SUPERBLOCK_COPIES[copy] + 100, b"\xa5\xa5")
+    async with after.mount() as manager:
+        assert await read(manager.devices[1], 0, DISK) == bytes(content)
+        await manager.caches[1].drop_caches()
+    assert after.storage.media["/one"].durable.read(0, DISK) == bytes(content)
+
+
+async def test_a_tail_that_was_given_up_since_is_found_in_the_log(expect_log: ExpectLog) -> None:
+    """The copy that is left says segment 1; its slot holds segment 5 by now, whose record says that the tail is 3."""
+    expect_log("the superblock that is left is older than the log; going by the log")
+    log = LogBuilder(segments=4)
+    log.attach((1, 20, 0))
+    for segment_id in range(1, 7):
+        await log.record(segment_id, 0, 2, tail=max(1, segment_id - 2), durable=segment_id * 8)
+    log.say(tail=1, head=3 * 8, clean=True)
+    caught_up = await catch_up(log.store, log.superblock)
+    assert (caught_up.tail, caught_up.head, caught_up.clean) == (4, 48, False)
+    log.superblock = caught_up
+    assert await log.accepted() == [32, 40, 48]
+
+
+async def test_a_copy_whose_first_segment_is_still_there_is_believed() -> None:
+    log = LogBuilder(segments=8)
+    await log.record(1, 0, 2)
+    await log.record(2, 0, 2, tail=2, durable=11)
+    log.say(tail=1, head=8, clean=True)
+    caught_up = await catch_up(log.store, log.superblock)
+    assert (caught_up.tail, caught_up.head, caught_up.clean) == (1, 8, False)
+
+
+async def test_records_of_other_caches_generations_and_places_say_nothing_of_the_tail() -> None:
+    log = LogBuilder(segments=8)
+    log.say(tail=3, head=24, generation=2, generation_start=16, clean=True)
+    await log.record(4, 0, 1, generation=1, tail=4, durable=1000)
+    await log.record(5, 0, 1, generation=2, tail=5, durable=1000, uuid=UUID(int=3))
+    await log.record(6, 0, 1, generation=2, tail=6, durable=1000, position=7 * 8)
+    await log.record(7, 2, 1, generation=2, tail=7, durable=1000)
+    caught_up = await catch_up(log.store, log.superblock)
+    assert (caught_up.tail, caught_up.head, caught_up.clean) == (3, 24, True)
 
 
 writes = st.lists(st.tuples(st.integers(1, 2), st.integers(0, 5), st.integers(1, 255)), min_size=1, max_size=25)
