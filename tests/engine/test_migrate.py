@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from lcfs.engine.errors import Failed, Missing
+from lcfs.engine.errors import Cancelled, Failed, InUse, Missing, NoSpace
 from lcfs.engine.geometry import LINE
 from lcfs.engine.migrate import SECTOR_RUNS
 from lcfs.testing import Effect, Fault, Operation, lose_all
@@ -335,3 +335,153 @@ async def test_a_tail_that_cannot_be_committed_frees_nothing(autojump_clock: Clo
             await rig.cache.drop_caches()
         assert rig.cache.last_migrated_segment_id == 0
         assert (await rig.lab.crash(lose_all).superblock()).tail == 1
+
+
+# Rot
+
+
+async def rotten(rig: Rig, disk: int, line: int) -> None:
+    """A line that is on the image, dirty, and wrong."""
+    await rig.write(disk, line * LINE, page(line))
+    await rig.cache.barrier()
+    rig.cache.close_segment()
+    rig.lab.flip(rig.index(disk, line) * LINE + 5)
+
+
+@pytest.mark.parametrize("disks", [{1: 64 * LINE}, TWO_DISKS])
+async def test_a_rotten_line_does_not_stop_the_ring(
+    disks: dict[int, int], autojump_clock: Clock, expect_log: ExpectLog
+) -> None:
+    """It is moved on, lap by lap, and never becomes good by that; nor after a crash."""
+    expect_log("line 3 of disk 1 is damaged on image")
+    expect_log("1 lines of image are damaged", at_least=0)
+    lab = await Lab.new(disks=disks, segments=5)
+    other = max(disks)
+    async with lab.run() as rig:
+        await rotten(rig, 1, 3)
+        for number in range(200):
+            await rig.write(other, (10 + number % 50) * LINE, page(number))
+        assert rig.cache.current_segment_id > 20
+        with pytest.raises(Failed, match="line 3 of disk 1 is damaged"):
+            await rig.read(1, 3 * LINE, LINE)
+        assert rig.cache.state.startswith("degraded 1 damaged lines")
+        await rig.cache.barrier()
+        rig.check_counts()
+        lab = lab.crash(lose_all)
+    async with lab.run() as rig:
+        assert await rig.read(other, 10 * LINE, 50 * LINE) == b"".join(page(number) for number in range(150, 200))
+        with pytest.raises(Failed, match="line 3 of disk 1 is damaged"):
+            await rig.read(1, 3 * LINE, LINE)
+        await rig.write(1, 3 * LINE, page(999))
+        await rig.cache.drop_caches()
+        assert rig.backing(1, 3 * LINE, LINE) == page(999)
+        assert rig.cache.state == "running"
+
+
+async def test_a_bit_that_was_wrong_once_does_not_count(autojump_clock: Clock) -> None:
+    async with Rig.running() as rig:
+        await rig.write(1, 0, page(1, 7))
+        await rig.cache.barrier()
+        rig.cache.close_segment()
+        rig.image.add(Fault(Operation.READ, Effect.CORRUPT))
+        await rig.cache.drop_caches()
+        assert rig.backing(1, 0, 7 * LINE) == page(1, 7)
+        assert rig.cache.state == "running"
+
+
+async def test_a_line_that_can_be_read_again_later_is_written_back(autojump_clock: Clock, expect_log: ExpectLog) -> None:
+    expect_log("block 259 of image cannot be read")
+    expect_log("line 2 of disk 1 is damaged on image")
+    async with Rig.running() as rig:
+        await rig.write(1, 0, page(1, 7))
+        await rig.cache.barrier()
+        rig.cache.close_segment()
+        block = rig.index(1, 2) * LINE
+        fault = rig.image.add(Fault(Operation.READ, start=block, end=block + LINE, times=None))
+        with pytest.raises(Failed, match="are damaged and cannot be written back"):
+            await rig.cache.drop_caches()
+        assert rig.cache.nr_dirty_caches == 1
+        assert rig.backing(1, 0, 2 * LINE) == page(1, 7)[: 2 * LINE]
+        fault.release()
+        await rig.cache.drop_caches()
+        assert rig.backing(1, 0, 7 * LINE) == page(1, 7)
+        assert rig.cache.state == "running"
+        rig.check_counts()
+
+
+# Calling off, and stopping
+
+
+async def test_a_drop_is_called_off_and_what_is_dirty_stays(autojump_clock: Clock) -> None:
+    async with Rig.running() as rig:
+        assert not rig.cache.cancel_drop()
+        rig.backings[1].delay.writes = 100.0
+        await rig.write(1, 0, page(1, 5))
+        async with trio.open_nursery() as nursery:
+
+            async def drop() -> None:
+                with pytest.raises(Cancelled, match="called off; 5 lines of cache 1 are still dirty"):
+                    await rig.cache.drop_caches()
+
+            nursery.start_soon(drop)
+            await trio.sleep(1)
+            with pytest.raises(InUse, match="cache 1 is being dropped already; wait for it"):
+                await rig.cache.drop_caches()
+            assert rig.cache.cancel_drop()
+        assert rig.cache.nr_dirty_caches == 5
+        rig.backings[1].delay.writes = 0.0
+        await rig.cache.drop_caches()
+        assert rig.cache.nr_dirty_caches == 0
+        assert rig.backing(1, 0, 5 * LINE) == page(1, 5)
+
+
+async def test_a_drain_that_the_stop_ends_says_so(autojump_clock: Clock) -> None:
+    lab = await Lab.new()
+    async with lab.run() as rig:
+        rig.backings[1].add(Fault(Operation.WRITE, Effect.HANG, times=None))
+        await rig.write(1, 0, page(1))
+        async with trio.open_nursery() as nursery:
+
+            async def drain() -> None:
+                with pytest.raises(Failed, match="disk 1 was not drained: the cache stops"):
+                    await rig.cache.drain(rig.devices[1])
+
+            nursery.start_soon(drain)
+            await trio.sleep(1)
+            await rig.cache.stop()
+    async with lab.run() as rig:
+        assert await rig.read(1, 0, LINE) == page(1)
+
+
+# The superblock
+
+
+async def test_no_space_for_a_tail_makes_writers_wait_or_fail_and_goes_by(autojump_clock: Clock, expect_log: ExpectLog) -> None:
+    expect_log("no space", at_least=0)
+    async with Rig.running(segments=3) as rig:
+        full = rig.image.add(Fault(Operation.WRITE, error=errno.ENOSPC, end=1 << 20, times=None))
+        with pytest.raises(NoSpace):
+            for number in range(64):
+                await rig.write(1, number * LINE, page(number))
+        assert not rig.cache.failed
+        full.release()
+        await trio.sleep(60)
+        for number in range(64):
+            await rig.write(1, number * LINE, page(number))
+        assert await rig.read(1, 0, 64 * LINE) == b"".join(page(number) for number in range(64))
+        await rig.cache.barrier()
+        assert rig.cache.state == "running"
+
+
+async def test_a_superblock_that_hangs_fails_the_cache_in_the_end(autojump_clock: Clock, expect_log: ExpectLog) -> None:
+    expect_log("cache 1 has failed: the superblock could not be written to image")
+    async with Rig.running() as rig:
+        rig.image.add(Fault(Operation.WRITE, Effect.HANG, end=1 << 20))
+        await rig.write(1, 0, page(1))
+        begin = trio.current_time()
+        for _ in range(2):
+            with pytest.raises(Failed):
+                await rig.cache.commit_super_block()
+        assert 60 < trio.current_time() - begin < 600
+        assert rig.cache.failed
+        assert await rig.read(1, 0, LINE) == page(1)
