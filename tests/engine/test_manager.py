@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from lcfs.engine.block_store import Label
 from lcfs.engine.errors import (
     AlreadyThere,
     Cancelled,
@@ -746,6 +747,167 @@ async def test_resuming_an_image_that_cannot_be_read(autojump_clock: Clock) -> N
             await manager.resume_cache("/b.img")
         assert list(manager.caches) == [1]
         assert not bench.storage.is_open("/b.img")
+
+
+async def test_resume_with_a_backing_that_is_not_what_it_was(autojump_clock: Clock) -> None:
+    """Missing, shrunk, or in use elsewhere since: its lines are kept, as at a mount."""
+    for spoil in ("gone", "shrunk", "stale"):
+        bench = Bench()
+        async with bench.mount("/b.img", devices=(DeviceSpec("/two", id=2, size=DISK),)) as manager:
+            await write(manager.devices[2], 0, page(2))
+        medium = bench.storage.media["/two"]
+        assert medium.label is not None
+        if spoil == "gone":
+            del bench.storage.media["/two"]
+        elif spoil == "shrunk":
+            medium.resize(DISK - 512)
+        else:
+            medium.label = Label(medium.label.uuid, 12345)
+        async with bench.mount("/a.img") as manager:
+            manager.cursor = 2
+            await manager.resume_cache("/b.img")
+            disk = manager.devices[2]
+            assert disk.state.startswith("missing /two ")
+            assert disk.nr_dirty_caches == 1
+            assert spoil == "gone" or not bench.storage.is_open("/two")
+            with pytest.raises(Missing):
+                await manager.caches[2].drop_caches()
+
+
+async def test_resume_with_a_stale_backing_and_nothing_dirty(autojump_clock: Clock) -> None:
+    bench = Bench()
+    async with bench.mount("/b.img", devices=(DeviceSpec("/two", id=2, size=DISK),)) as manager:
+        await write(manager.devices[2], 0, page(2))
+        await manager.caches[1].drop_caches()
+    medium = bench.storage.media["/two"]
+    assert medium.label is not None
+    medium.label = Label(medium.label.uuid, 12345)
+    async with bench.mount("/a.img") as manager:
+        manager.cursor = 2
+        await manager.resume_cache("/b.img")
+        assert manager.devices[2].state == "running"
+        assert await read(manager.devices[2], 0, LINE) == page(2)
+
+
+@pytest.mark.parametrize("copy", [0, 1])
+async def test_resume_with_one_superblock(copy: int, autojump_clock: Clock, expect_log: ExpectLog) -> None:
+    expect_log("the superblock that is left is older than the log", at_least=0)
+    bench = Bench()
+    async with bench.mount("/b.img", devices=(DeviceSpec("/two", id=2, size=DISK),)) as manager:
+        await write(manager.devices[2], 0, page(2))
+    bench.storage.media["/b.img"].live.write(copy * MIB // 2 + 100, b"\xa5")
+    async with bench.mount("/a.img") as manager:
+        manager.cursor = 2
+        await manager.resume_cache("/b.img")
+        assert await read(manager.devices[2], 0, LINE) == page(2)
+
+
+async def test_a_resume_that_fails_at_its_commit_leaves_nothing(autojump_clock: Clock, expect_log: ExpectLog) -> None:
+    expect_log("cache 2 has failed")
+    bench = Bench()
+    async with bench.mount("/b.img", devices=(DeviceSpec("/two", id=2, size=DISK),)) as manager:
+        await write(manager.devices[2], 0, page(2))
+    fault = bench.fault("/b.img", Fault(Operation.FLUSH))
+    async with bench.mount("/a.img", devices=(ONE,)) as manager:
+        manager.cursor = 2
+        with pytest.raises(Failed, match="could not be flushed"):
+            await manager.resume_cache("/b.img")
+        assert (list(manager.caches), list(manager.devices)) == ([1], [1])
+        assert not bench.storage.is_open("/b.img")
+        assert not bench.storage.is_open("/two")
+        assert fault.met == 1
+        await manager.resume_cache("/b.img")
+        assert await read(manager.devices[2], 0, LINE) == page(2)
+
+
+async def test_a_disk_that_is_used_here_without_its_cache(autojump_clock: Clock) -> None:
+    bench = Bench()
+    async with bench.mount("/b.img", devices=(DeviceSpec("/two", id=2, size=DISK),)):
+        pass
+    async with bench.mount("/a.img", devices=(DeviceSpec("/two", id=2),)) as manager:
+        manager.cursor = 2
+        with pytest.raises(InUse, match=r"disk 2 is in use here without the cache in /b.img; remove it first"):
+            await manager.resume_cache("/b.img")
+        assert manager.devices[2].state == "running"
+
+
+async def test_two_who_make_the_same_thing_at_once(autojump_clock: Clock) -> None:
+    """One gets it, the other is told; nothing is left of the other's attempt."""
+    bench = Bench()
+    async with bench.mount("/b.img"):
+        pass
+    bench.slow["/b.img"] = bench.slow["/x"] = bench.slow["/y"] = 0.5
+    async with bench.mount("/a.img") as manager:
+        manager.cursor = 2
+        outcomes: list[str] = []
+
+        async def attempt(request: Awaitable[None]) -> None:
+            try:
+                await request
+            except (InUse, AlreadyThere, NoSuchThing) as exc:
+                outcomes.append(type(exc).__name__)
+            else:
+                outcomes.append("done")
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(attempt, manager.resume_cache("/b.img"))
+        assert sorted(outcomes)[-1] == "done"
+        assert len(outcomes) == 2
+        outcomes.clear()
+        async with trio.open_nursery() as nursery:
+            for path in ("/x", "/y"):
+                nursery.start_soon(attempt, manager.create(9, path, DISK, 1, None))
+        assert sorted(outcomes)[-1] == "done"
+        assert outcomes.count("done") == 1
+        assert len({"/x", "/y"} & bench.storage.media.keys()) == 1
+        outcomes.clear()
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(attempt, manager.remove(9))
+        assert outcomes.count("done") == 1
+        assert manager.devices == {}
+
+
+async def test_an_id_that_its_cache_gave_to_another_disk(autojump_clock: Clock) -> None:
+    """The first image missed it: there the id still stands for the disk that was removed."""
+    bench = Bench()
+    async with bench.mount("/a.img", "/b.img", devices=(DeviceSpec("/old", id=2, size=DISK, cache=2),)):
+        pass
+    async with bench.mount("/b.img") as manager:
+        await manager.remove(2)
+        await manager.create(2, "/new", DISK, 2, None)
+    async with bench.mount("/a.img", "/b.img") as manager:
+        assert tables_of(manager) == {2: ("/new", "disk2", DISK, 2)}
+
+
+async def test_a_missing_disk_is_not_attached(autojump_clock: Clock) -> None:
+    bench = Bench()
+    async with bench.mount(devices=(LOOSE,)):
+        pass
+    del bench.storage.media["/loose"]
+    async with bench.mount() as manager:
+        with pytest.raises(Missing, match="disk 2 is missing: /loose does not exist"):
+            await manager.attach(2, 1)
+        await manager.remove(2)
+        assert manager.devices == {}
+
+
+async def test_a_drop_is_called_off_by_a_message(autojump_clock: Clock) -> None:
+    bench = Bench()
+    bench.slow["/one"] = 100.0
+    async with bench.mount(devices=(ONE,)) as manager:
+        await write(manager.devices[1], 0, page(1))
+        async with trio.open_nursery() as nursery:
+
+            async def drop() -> None:
+                with pytest.raises(Cancelled):
+                    await manager.caches[1].drop_caches()
+
+            nursery.start_soon(drop)
+            await trio.sleep(1)
+            await manager.message("cancel 1")
+        assert manager.devices[1].nr_dirty_caches == 1
 
 
 async def test_resume_needs_a_free_id(autojump_clock: Clock) -> None:

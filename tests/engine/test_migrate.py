@@ -278,6 +278,21 @@ async def test_lines_of_a_missing_disk_make_way_and_are_kept(autojump_clock: Clo
         assert rig.backing(2, 0, 60 * LINE) == b"".join(page(number) for number in range(240, 300))
 
 
+async def test_a_failing_disk_fills_its_share_and_not_the_whole_cache(autojump_clock: Clock, expect_log: ExpectLog) -> None:
+    expect_log("disk 1 is degraded")
+    async with Rig.running(disks=TWO_DISKS, tunables=RUNNING) as rig:
+        rig.backings[1].add(Fault(Operation.WRITE, times=None))
+        with pytest.raises(
+            Failed, match=r"disk 1 is degraded \(disk1 cannot be written: .*\) and its share of the cache is full"
+        ):
+            for number in range(64):
+                await rig.write(1, number * LINE, page(number))
+        for number in range(100):
+            await rig.write(2, number % 60 * LINE, page(number))
+        assert await rig.read(2, 0, LINE) == page(60)
+        rig.check_counts()
+
+
 async def test_drop_caches_migrates_all_it_can_before_it_complains_of_a_missing_disk(autojump_clock: Clock) -> None:
     async with Rig.running(disks=TWO_DISKS, missing=[1]) as rig:
         await rig.write(1, 0, page(1))
