@@ -522,6 +522,22 @@ async def test_what_the_system_does_not_open(
     assert caught.value.errno == number
 
 
+async def test_a_path_inside_the_own_mount_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    """Serving such a request would wait for itself."""
+    spec = MountSpec((CacheSpec(str(tmp_path / "ssd.img")),), cache_size=2 * MIB, default_disk=False)
+    async with open_manager(spec, FileStorage()) as manager:
+        inside = tmp_path / "inside"
+        inside.write_bytes(bytes(4 * MIB))
+        manager.cursor = 9
+        manager.own_device = os.stat(tmp_path).st_dev
+        for line in ("format_cache_device {}", "resume_cache {}", "create 2 {}", "create 2 {}.new 1M"):
+            with pytest.raises(Unsuitable, match="is inside this mount; give a file elsewhere"):
+                await manager.message(line.format(inside))
+        assert sorted(os.listdir(tmp_path)) == ["inside", "ssd.img"]
+        manager.own_device = None
+        await manager.message(f"create 2 {inside}")
+
+
 # Block devices
 
 

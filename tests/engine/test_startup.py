@@ -121,6 +121,14 @@ async def test_a_blank_file_where_the_default_disk_belongs_is_what_a_crash_left_
         assert manager.devices[1].state == "running"
 
 
+async def test_no_disk_is_made_beside_a_block_device(autojump_clock: Clock) -> None:
+    bench = Bench()
+    await bench.image("/dev/nvme9n1")
+    async with bench.mount("/dev/nvme9n1", default_disk=True) as manager:
+        assert manager.devices == {}
+    assert bench.said == ["there is no disk yet; make one with `lcfs device create`"]
+
+
 @pytest.mark.parametrize("content", [b"", b"x"])
 async def test_any_other_file_there_is_not_taken_for_it(content: bytes, autojump_clock: Clock) -> None:
     bench = Bench()
@@ -582,6 +590,13 @@ async def test_the_stamp_is_new_with_each_mount_and_on_both_sides(autojump_clock
             assert bench.storage.media["/one"].label == Label(row.uuid, row.stamp)
             stamps.append(row.stamp)
     assert len(set(stamps)) == 3
+
+
+async def test_a_new_backing_whose_label_cannot_be_read_is_refused(autojump_clock: Clock) -> None:
+    bench = Bench()
+    bench.storage.add("/old", DISK)
+    bench.fault("/old", Fault(Operation.LABEL))
+    await refused(bench, Failed, "/old cannot be read", devices=(DeviceSpec("/old"),))
 
 
 async def test_a_label_that_cannot_be_written_is_worth_a_warning(autojump_clock: Clock, expect_log: ExpectLog) -> None:

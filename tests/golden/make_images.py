@@ -21,13 +21,14 @@ import attrs
 import trio
 import trio.testing
 
-from lcfs.engine.disk_format import DiskEntry, Superblock
+from lcfs.engine.disk_format import SUPERBLOCK_COPIES, DiskEntry, Superblock, pack_superblock
 from lcfs.engine.formatting import format_image
 from lcfs.engine.geometry import LINE, SUPERBLOCK_AREA
 from lcfs.engine.log_reader import LogReader
 from lcfs.engine.superblock import SuperblockWriter, read_superblock
 from lcfs.engine.tunables import defaults
 from lcfs.testing import Medium, MemoryStore, SparseImage, UnsyncedWrite, lose_all
+from tests.engine.log_builder import Line, LogBuilder
 from tests.engine.rig import CACHE_UUID, Lab, page
 
 VERSION = 1
@@ -110,6 +111,18 @@ async def hole() -> Medium:
     return medium
 
 
+async def known_bad() -> Medium:
+    """A line that was damaged when it was copied to the head of the log, in the last record, between good ones."""
+    log = LogBuilder()
+    log.attach((1, 20, 0))
+    await log.record(1, 0, [Line(3, 1), Line(4, 2)])
+    await log.record(2, 0, [Line(5, 3), Line(4, 4, known_bad=True), Line(6, 5)])
+    log.say(head=log.geometry.position(1, 3), had_disk=True, tunables=defaults())
+    for copy in SUPERBLOCK_COPIES:
+        await log.store.write(copy, [pack_superblock(log.superblock)])
+    return log.store.medium
+
+
 async def table() -> Medium:
     """A disk table with everything a row can say, and tunables at their limits; the copy in force is the second."""
     lab = await Lab.new(disks={1: 40 * LINE})
@@ -127,7 +140,7 @@ async def table() -> Medium:
     return lab.image
 
 
-SCENES: Mapping[str, Scene] = {scene.__name__: scene for scene in (empty, clean, around, torn, damaged, hole, table)}
+SCENES: Mapping[str, Scene] = {scene.__name__: scene for scene in (empty, clean, around, torn, damaged, hole, known_bad, table)}
 
 
 def build(name: str) -> bytes:

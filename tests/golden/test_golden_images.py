@@ -110,6 +110,13 @@ async def test_hole() -> None:
         await disks_of(golden("hole"))
 
 
+async def test_known_bad(expect_log: ExpectLog) -> None:
+    expect_log("1 lines of known_bad are damaged")
+    expect_log("line 4 of disk 1 is damaged on known_bad")
+    with pytest.raises(Failed, match="line 4 of disk 1 is damaged on known_bad"):
+        await disks_of(golden("known_bad"))
+
+
 async def test_table() -> None:
     superblock = await read_superblock(golden("table"))
     assert [row.id for row in superblock.disks] == [1, 2, 254]
