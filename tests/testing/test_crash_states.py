@@ -70,7 +70,7 @@ async def test_writes_are_torn_at_sectors() -> None:
     found = {
         point.media(survival)["a"].live.read(0, 4096)
         for point in world.points()
-        for seed in range(20)
+        for seed in range(80)
         for survival in survivals(point.pending, random.Random(seed))
     }
     assert b"x" * 512 + bytes(3584) in found

@@ -157,10 +157,7 @@ def survivals(pending: Sequence[Pending], rng: random.Random) -> Iterator[list[i
         if chosen.write is None or chosen.write.nr_sectors < 2:
             continue
         sectors = chosen.write.nr_sectors
-        for mask in (
-            (1 << rng.randrange(1, sectors)) - 1,
-            ~((1 << rng.randrange(1, sectors)) - 1) & (1 << sectors) - 1,
-            rng.getrandbits(sectors),
-        ):
-            rest = rng.choice((1.0, 0.0, 0.5))
-            yield [mask if i == torn else ALL if rng.random() < rest else 0 for i in range(count)]
+        cut = (1 << rng.randrange(1, sectors)) - 1
+        mask = rng.choice((cut, ~cut & (1 << sectors) - 1, rng.getrandbits(sectors)))
+        rest = rng.choice((1.0, 0.0, 0.5))
+        yield [mask if i == torn else ALL if rng.random() < rest else 0 for i in range(count)]

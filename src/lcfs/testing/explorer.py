@@ -173,8 +173,7 @@ class Explorer:
                     for step in script.steps:
                         await STEPS[step](world)
                         await self._let_daemons_run(script)
-                    await trio.sleep(MOMENT)
-                    await world.check()
+                    await self._end(script, world)
                     log = world.log.carried_on()
         except Exception as exc:
             raise Found(script, exc) from exc
@@ -184,6 +183,14 @@ class Explorer:
         """Half of the workloads give the log time to be written between two steps, the others do not."""
         if script.seed // 2 % 2:
             await trio.sleep(MOMENT)
+
+    async def _end(self, script: Script, world: World) -> None:
+        """What was acknowledged is written; in half of the workloads it is made durable too."""
+        await trio.sleep(MOMENT)
+        if script.seed // 4 % 2:
+            for disk in world.model.sizes:
+                await world.barrier(disk)
+        await world.check()
 
     async def follow(
         self, script: Script, media: Mapping[str, Medium], found: Recovered, step: str, sizes: Mapping[int, int]
@@ -196,8 +203,7 @@ class Explorer:
                 async with World(media, model, yields=True) as world:
                     await world.start()
                     await STEPS[step](world)
-                    await trio.sleep(MOMENT)
-                    await world.check()
+                    await self._end(script, world)
                     log = world.log.carried_on()
         except Exception as exc:
             raise Found(script, exc) from exc

@@ -265,6 +265,12 @@ async def _recovered(world: World) -> None:
     await _kill(world)
 
 
+async def _open_record(world: World) -> None:
+    await world.detach(2)
+    await world.write(1, LINE, 2 * LINE)
+    await world.write(1, 0, SECTOR)
+
+
 async def _full(world: World) -> None:
     await world.manager.caches[1].set_tunable("update_interval", 0)
     for line in range(4):
@@ -278,6 +284,7 @@ PRELUDES: dict[str, Step] = {
     "clean data": _clean_data,
     "a wrapped ring": _wrapped,
     "a recovered log": _recovered,
+    "an open record, disk 2 detached": _open_record,
     "a ring of small records": _full,
 }
 """What a world has been through before the workload, without a crash."""
