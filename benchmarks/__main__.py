@@ -54,7 +54,7 @@ def main(words: list[str]) -> int:
                 continue
             bench.say(name)
             try:
-                done[name] = measure(bench)
+                done.update({figure.name: figure for figure in measure(bench)})
             except Exception:
                 traceback.print_exc()
                 failed.append(name)

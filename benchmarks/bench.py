@@ -7,8 +7,7 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -30,6 +29,8 @@ class Scale:
 
     name: str
     rounds: int
+    few_rounds: int
+    """Of the measurements that take long."""
     seconds: float
     """Per load and contestant."""
     disk: int
@@ -42,11 +43,13 @@ class Scale:
 
     def with_rounds(self, rounds: int) -> Scale:
         """The same with another number of rounds."""
-        return attrs.evolve(self, rounds=rounds)
+        return attrs.evolve(self, rounds=rounds, few_rounds=rounds)
 
 
-FULL = Scale("full", rounds=4, seconds=1.0, disk=GIB, cache=2 * GIB, region=256 * MIB, sequential=768 * MIB)
-QUICK = Scale("quick", rounds=1, seconds=0.2, disk=64 * MIB, cache=128 * MIB, region=16 * MIB, sequential=48 * MIB)
+FULL = Scale("full", rounds=3, few_rounds=2, seconds=1.0, disk=GIB, cache=2 * GIB, region=256 * MIB, sequential=768 * MIB)
+QUICK = Scale(
+    "quick", rounds=1, few_rounds=1, seconds=0.2, disk=64 * MIB, cache=128 * MIB, region=16 * MIB, sequential=48 * MIB
+)
 
 
 @attrs.frozen
@@ -112,7 +115,7 @@ class Bench:
                 disks[contestant.name] = disk = stack.enter_context(contestant.serve(site))
                 # a log goes round its image: once before anything is measured
                 laps = -(-site.cache_size // site.size) if contestant.has_cache else 1
-                for _ in range(laps):
+                for _ in range(laps if contestant.keeps else 0):
                     fio.fill(disk.path, site.size)
                     disk.settle()
             yield disks
@@ -120,13 +123,13 @@ class Bench:
 
 def measure_round(
     figure: Figure,
-    disks: dict[str, Disk],
+    disks: Mapping[str, Disk],
     loads: Sequence[Load],
     scale: Scale,
     turn: int,
     *,
     region: int,
-    paths: dict[str, str] | None = None,
+    paths: Mapping[str, str] | None = None,
 ) -> None:
     """One turn of every contestant at every load. `paths` are what to run on where that is not the disk file."""
     for load in loads:
@@ -141,8 +144,3 @@ def measure_round(
             figure.add(name, load.name, load.unit, outcome.rate, used / outcome.requests * 1e6 if disk.pids else None)
             if load.writes:
                 disk.settle()
-
-
-def entered(stack: contextlib.ExitStack, managers: dict[str, AbstractContextManager[str]]) -> dict[str, str]:
-    """All of them entered, by name."""
-    return {name: stack.enter_context(manager) for name, manager in managers.items()}

@@ -160,6 +160,8 @@ def _nbdkit_cache(site: Site) -> Iterator[Disk]:
     mountpoint.mkdir()
     disk = mountpoint / "disk"
     words: list[str | Path] = ["nbdkit", "--foreground", "--unix", socket, "--filter=cache", "file", site.backing]
+    # a write of 4 KiB does not read 64 KiB first
+    words.append("cache-min-block-size=4096")
     environment = {"TMPDIR": str(site.place)}
     with (
         server(words, site.place / "nbdkit.log", socket.exists, environment=environment) as nbdkit,

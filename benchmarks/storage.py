@@ -31,7 +31,8 @@ def written_file(path: Path, size: int) -> Path:
 
 
 def sparse_file(path: Path, size: int) -> Path:
-    """A file of holes."""
+    """A file of holes, a new one: an older one may carry the label of a disk."""
+    path.unlink(missing_ok=True)
     with path.open("wb") as file:
         file.truncate(size)
     return path
@@ -62,8 +63,12 @@ def slow_disk(place: Path, data: Path) -> Iterator[Path]:
 
 @contextmanager
 def limited_ssd(place: Path, data: Path, bytes_per_second: int) -> Iterator[Path]:
-    """`data` as a disk that takes no more than so much, each way. It may fall behind for 2 s and catch up."""
-    with _through_nbd(place, ["--filter=rate", "file", str(data), f"rate={bytes_per_second * 8}"]) as disk:
+    """`data` as a disk that takes no more than so much, each way.
+
+    Its allowance for bursts is a quarter of a second instead of two: a second's writes would otherwise go unlimited.
+    """
+    words = ["--filter=rate", "file", str(data), f"rate={bytes_per_second * 8}", "burstiness=0.25"]
+    with _through_nbd(place, words) as disk:
         yield disk
 
 
@@ -71,6 +76,7 @@ def limited_ssd(place: Path, data: Path, bytes_per_second: int) -> Iterator[Path
 def _through_nbd(place: Path, words: Sequence[str]) -> Iterator[Path]:
     place.mkdir(parents=True, exist_ok=True)
     socket = place / "socket"
+    socket.unlink(missing_ok=True)
     mountpoint = place / "mnt"
     mountpoint.mkdir(exist_ok=True)
     disk = mountpoint / "disk"

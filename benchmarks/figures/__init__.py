@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from benchmarks.bench import Bench
 from benchmarks.figure import Figure
-from benchmarks.figures import disk_file, drain, idle, latency, limited, loop, memory, slow, start
+from benchmarks.figures import disk_file, drain, idle, latency, limited, memory, slow, start
 
-ALL: dict[str, Callable[[Bench], Figure]] = {
+ALL: dict[str, Callable[[Bench], Sequence[Figure]]] = {
     "file": disk_file.measure,
-    "loop-direct": functools.partial(loop.measure, direct=True),
-    "loop-buffered": functools.partial(loop.measure, direct=False),
     "slow": slow.measure,
     "limited": limited.measure,
     "drain": drain.measure,
@@ -22,4 +19,4 @@ ALL: dict[str, Callable[[Bench], Figure]] = {
     "memory": memory.measure,
     "start": start.measure,
 }
-"""Name on the command line and of the SVG -> the measurement, in the order of the report."""
+"""Name on the command line -> the measurement, in the order of the report."""

@@ -16,7 +16,7 @@ READER = Load("reader", "randread", 4096)
 WRITER = Load("writer", "randwrite", 4096, depth=32)
 
 
-def measure(bench: Bench) -> Figure:
+def measure(bench: Bench) -> list[Figure]:
     """Both, in turn."""
     scale = bench.scale
     seconds = 3 * scale.seconds
@@ -30,8 +30,8 @@ def measure(bench: Bench) -> Figure:
         for disk in disks.values():
             mountpoint = disk.path.parent.parent
             set_attribute(mountpoint, "force_migrate", 1)
-            for turn in range(scale.rounds):
-                bench.say(f"latency: round {turn + 1} of {scale.rounds}")
+            for turn in range(scale.few_rounds):
+                bench.say(f"latency: round {turn + 1} of {scale.few_rounds}")
                 fio.fill(disk.path, scale.region)
                 disk.settle()
                 alone = fio.apply(READER, disk.path, region=scale.region, seconds=seconds, latency=True)
@@ -48,4 +48,4 @@ def measure(bench: Bench) -> Figure:
                 figure.add(disk.name, ALONE, UNIT, alone.latency_p99)
                 figure.add(disk.name, BESIDE, UNIT, beside.latency_p99)
                 figure.add(disk.name, "the writer meanwhile", WRITER.unit, fio.parse(output, WRITER).rate)
-    return figure
+    return [figure]

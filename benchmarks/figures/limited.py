@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from benchmarks import contestants, fio
+from benchmarks import fio
 from benchmarks.bench import MIB, Bench
 from benchmarks.contestants import Site, lcfs_mount, set_attribute
 from benchmarks.figure import Figure
@@ -26,10 +26,10 @@ def load_name(rate: int) -> str:
     return f"limit {rate} {UNIT}"
 
 
-def measure(bench: Bench) -> Figure:
+def measure(bench: Bench) -> list[Figure]:
     """Per rate: the SSD alone, sequentially; then lcfs with its cache image on it, random 4 KiB."""
-    seconds, ramp = (5.0, 3.0) if not bench.quick else (0.4, 0.1)
-    rounds = max(1, bench.scale.rounds // 2)
+    seconds, ramp = (4.0, 2.0) if not bench.quick else (0.4, 0.1)
+    rounds = bench.scale.few_rounds
     disk = bench.scale.disk
     figure = Figure(
         "limited",
@@ -42,17 +42,16 @@ def measure(bench: Bench) -> Figure:
     reason = why_no_nbd()
     if reason:
         figure.absent["limited SSD"] = reason
-        return figure
-    lcfs = next(contestant for contestant in contestants.ALL if contestant.name == "lcfs")
+        return [figure]
+    # what is written at the highest rate before and while it is measured, and the buffers
+    size = round(max(RATES) * 1_000_000 * (seconds + ramp) * 1.3) // MIB * MIB + 128 * MIB
+    place = bench.fresh("limited")
+    image = written_file(place / "image", size)
     for turn in range(rounds):
         for rate in RATES:
             bench.say(f"limited: round {turn + 1} of {rounds}, {rate} {UNIT}")
             load = load_name(rate)
             limit = rate * 1_000_000
-            place = bench.fresh(lcfs.name)
-            # both the bursts and what is written before and while it is measured
-            size = max(4 * MIB, round(limit * (seconds + ramp) * 1.6) // MIB * MIB) + 256 * MIB
-            image = written_file(place / "image", size)
             backing = sparse_file(place / "disk.img", disk)
             with limited_ssd(place / "ssd", image, limit) as ssd:
                 sequential = fio.apply(SEQUENTIAL, ssd, region=size, seconds=seconds, ramp=ramp).rate * MIB
@@ -65,4 +64,4 @@ def measure(bench: Bench) -> Figure:
                     set_attribute(mountpoint, "allow_migrate", 0)
                     written = fio.apply(RANDOM, served.path, region=disk, seconds=seconds, ramp=ramp).rate * 4096
                 figure.add(LCFS_RANDOM, load, UNIT, written / 1e6)
-    return figure
+    return [figure]
