@@ -12,6 +12,8 @@ from lcfs.engine.tunables import MIGRATE_THRESHOLD
 
 FIRST_BACKOFF = 1.0
 LAST_BACKOFF = 30.0
+ATTEMPTS = 3
+"""Failures in a row, FIRST_BACKOFF and twice that apart, after which writers that wait get the error."""
 HUNG_AFTER = 5.0
 """Seconds after which others do not wait for a backing any more."""
 
@@ -39,7 +41,13 @@ class CachedDevice:
         """Not before this time (trio clock) is a faulty backing tried again."""
         self.late_at = float("inf")
         """When (trio clock) what is being written to the backing counts as late; infinity while nothing is."""
+        self._failures = 0
         self._backoff = FIRST_BACKOFF
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the backing failed so often in a row that its writers do not wait for it any more."""
+        return self._failures >= ATTEMPTS
 
     @property
     def late(self) -> bool:
@@ -65,10 +73,12 @@ class CachedDevice:
     def mark_faulty(self, reason: str) -> None:
         """The backing failed: keep its lines, try again later, each time after a longer while."""
         self.fault = reason
+        self._failures += 1
         self.retry_at = trio.current_time() + self._backoff
         self._backoff = min(2 * self._backoff, LAST_BACKOFF)
 
     def mark_well(self) -> None:
         """The backing took a write and a flush."""
         self.fault = ""
+        self._failures = 0
         self._backoff = FIRST_BACKOFF

@@ -307,7 +307,7 @@ class Log:
         """
         if self._failure:
             self.check()
-        if device.fault and not self.has_room(device):
+        if device.given_up and not self.has_room(device):
             raise Failed(f"disk {device.id} is degraded ({device.fault}) and its share of the cache is full")
         if self.flusher.waits_for_space:
             self.check()
