@@ -90,8 +90,8 @@ class Expected:
         """What was done since, by its witness."""
         if statement.acknowledged:
             self.last = self.acknowledged = statement.acknowledged[-1]["n"]
-        if statement.in_flight is not None:
-            self.last = statement.in_flight["n"]
+        if statement.undecided:
+            self.last = statement.undecided[-1]["n"]
 
     def compare(self, directory: Path) -> list[str]:
         """What is wrong there. What was found becomes what is expected."""

@@ -164,8 +164,8 @@ class Expected:
         """What was done since, by its witness."""
         for operation in statement.acknowledged:
             self._take(operation, surely=True)
-        if statement.in_flight is not None:
-            self._take(statement.in_flight, surely=False)
+        for operation in statement.undecided:
+            self._take(operation, surely=False)
 
     def _take(self, operation: Operation, *, surely: bool) -> None:
         number = self.last = operation["n"]

@@ -183,15 +183,15 @@ class Postgres(Workload):
         ended = [name for name, process in processes.items() if process is not None and process.poll() is not None]
         return [f"{name} ended by itself: {self._said()}" for name in ended]
 
-    def end(self) -> list[str]:
+    def end(self, killed_at: int) -> list[str]:
         wrong = self._quit(signal.SIGQUIT)
         self._end_clients()
         for commits, witness in zip(self._commits, self._witnesses, strict=True):
-            heard = statement_of(witness)
+            heard = statement_of(witness, killed_at)
             if heard.acknowledged:
                 commits.last = commits.acknowledged = heard.acknowledged[-1]["n"]
-            if heard.in_flight is not None:
-                commits.last = heard.in_flight["n"]
+            if heard.undecided:
+                commits.last = heard.undecided[-1]["n"]
         return wrong
 
     def verify(self, fs: Path) -> list[str]:

@@ -2,7 +2,7 @@
 """What a writer does with its region of a bare disk: bursts of writes, a fsync behind each.
 
 No file system orders the writes, so what is found must be a prefix of them: everything up to the last fsync that
-returned, then some of the burst in flight, without a gap, of whose last write a part may be missing.
+returned, then some of what follows, without a gap, of whose last write a part may be missing.
 """
 
 from __future__ import annotations
@@ -68,16 +68,22 @@ class Expected:
         self.region = region
         self.last = 0
         """The last write of the last burst that was begun."""
-        self._durable = [0] * NR_SECTORS
-        self._in_flight: Operation | None = None
+        self._states = [[0] * NR_SECTORS]
+        """Sector by sector, the last write to it: surely durable at first, then after each write that may have happened."""
 
     def hear(self, statement: Statement) -> None:
         """What was done since, by its witness."""
         for burst in statement.acknowledged:
-            self._durable = [*self._states(burst)][-1]
-        self._in_flight = statement.in_flight
-        for burst in [*statement.acknowledged[-1:], *([self._in_flight] if self._in_flight else [])]:
-            self.last = burst["n"] + len(burst["writes"]) - 1
+            self._do(burst)
+            del self._states[:-1]
+        for burst in statement.undecided:
+            self._do(burst)
+
+    def _do(self, burst: Operation) -> None:
+        for number, (at, count) in enumerate(burst["writes"], burst["n"]):
+            state = self._states[-1]
+            self._states.append([*state[:at], *[number] * count, *state[at + count :]])
+            self.last = number
 
     def compare(self, disk: Path) -> list[str]:
         """What is wrong there. What was found becomes what is expected."""
@@ -85,31 +91,22 @@ class Expected:
             file.seek(self.region * NR_SECTORS * SECTOR)
             content = file.read(NR_SECTORS * SECTOR)
         found = [number_of(content[at : at + SECTOR]) for at in range(0, len(content), SECTOR)]
-        states = [self._durable, *(self._states(self._in_flight) if self._in_flight else [])]
-        if not any(self._lies_between(found, *pair) for pair in zip(states, [*states[1:], states[-1]], strict=True)):
-            return [self._complaint(found, states)]
-        self._durable = [number for number in found if number is not None]
-        self._in_flight = None
+        following = [*self._states[1:], self._states[-1]]
+        if not any(self._lies_between(found, *pair) for pair in zip(self._states, following, strict=True)):
+            return [self._complaint(found)]
+        self._states = [[number for number in found if number is not None]]
         return []
-
-    def _states(self, burst: Operation) -> list[list[int]]:
-        """After each write of a burst."""
-        states = [self._durable]
-        for number, (at, count) in enumerate(burst["writes"], burst["n"]):
-            states.append([*states[-1][:at], *[number] * count, *states[-1][at + count :]])
-        return states[1:]
 
     @staticmethod
     def _lies_between(found: list[int | None], before: list[int], after: list[int]) -> bool:
         return all(number in pair for number, *pair in zip(found, before, after, strict=True))
 
-    def _complaint(self, found: list[int | None], states: list[list[int]]) -> str:
+    def _complaint(self, found: list[int | None]) -> str:
+        states = self._states
         wrong = [at for at, number in enumerate(found) if all(number != state[at] for state in states)]
         where = f"region {self.region} of the bare disk"
         if wrong:
             at = wrong[0]
             allowed = sorted({state[at] for state in states})
             return f"{where}: sector {at} is of {found[at]}, not of one of {allowed}; {len(wrong)} such sectors"
-        return (
-            f"{where}: not a prefix of what was written: a later write of the burst in flight is there, an earlier one is not"
-        )
+        return f"{where}: not a prefix of what was written: a later write is there, an earlier one is not"

@@ -4,6 +4,7 @@
 import os
 import random
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,15 +19,20 @@ LAST = 40
 
 def test_witness(tmp_path: Path) -> None:
     path = tmp_path / "witness"
-    assert statement_of(path) == Statement([], None) and nr_acknowledged(path) == 0
+    assert statement_of(path, 0) == Statement([], []) and nr_acknowledged(path) == 0
+    one, two, three = ({"n": number} for number in (1, 2, 3))
     witness = Witness(path)
-    for number in (1, 2):
-        witness.intend({"n": number})
-        witness.acknowledge()
-    assert statement_of(path) == Statement([{"n": 1}, {"n": 2}], None)
-    witness.intend({"n": 3})
-    assert statement_of(path) == Statement([{"n": 1}, {"n": 2}], {"n": 3}) and nr_acknowledged(path) == 2
+    witness.intend(one)
+    witness.acknowledge()
+    killed_at = time.monotonic_ns()
+    assert statement_of(path, killed_at) == Statement([one], [])
+    witness.intend(two)
+    assert statement_of(path, killed_at) == Statement([one], [two]) and nr_acknowledged(path) == 1
+    witness.acknowledge()
+    witness.intend(three)
     witness.close()
+    assert statement_of(path, time.monotonic_ns()) == Statement([one, two], [three]) and nr_acknowledged(path) == 2
+    assert statement_of(path, killed_at) == Statement([one], [two, three]), "what a dead disk says does not count"
 
 
 # Files
@@ -49,7 +55,7 @@ class Directory:
         rng = random.Random(1)
         names: set[int] = set()
         done = [self.do(files.choose(number, names, rng)) for number in range(1, LAST + 1)]
-        self.expected.hear(Statement(done, None))
+        self.expected.hear(Statement(done, []))
 
     def do(self, operation: Operation) -> Operation:
         files.do(self.path, self._files, operation)
@@ -91,22 +97,22 @@ IN_FLIGHT: list[Operation] = [
 def test_what_was_in_flight_may_have_happened(directory: Directory, operation: Operation, happened: bool) -> None:
     if happened:
         directory.do(operation)
-    directory.expected.hear(Statement([], operation))
+    directory.expected.hear(Statement([], [operation]))
     assert directory.wrong() == ""
 
 
 def test_a_removal_in_flight_may_have_happened_and_an_acknowledged_one_has(directory: Directory) -> None:
     name = min(directory.expected.names)
     removal = {"do": "remove", "n": LAST + 1, "name": name}
-    directory.expected.hear(Statement([], removal))
+    directory.expected.hear(Statement([], [removal]))
     assert directory.wrong() == ""
-    directory.expected.hear(Statement([removal | {"n": LAST + 2}], None))
+    directory.expected.hear(Statement([removal | {"n": LAST + 2}], []))
     assert f"names/{name}: there and never made, or removed" in directory.wrong()
 
 
 def test_what_was_found_once_is_expected_to_stay(directory: Directory) -> None:
     operation = IN_FLIGHT[1]
-    directory.expected.hear(Statement([], operation))
+    directory.expected.hear(Statement([], [operation]))
     before = (directory.path / "direct").read_bytes()
     directory.do(operation)
     assert directory.wrong() == ""
@@ -156,7 +162,7 @@ def base(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 def expected(acknowledged: int, in_flight: int) -> database.Expected:
     expected = database.Expected()
-    expected.hear(Statement([{"n": number} for number in range(1, acknowledged + 1)], {"n": in_flight}))
+    expected.hear(Statement([{"n": number} for number in range(1, acknowledged + 1)], [{"n": in_flight}]))
     return expected
 
 
@@ -202,7 +208,7 @@ BURST = [(200, 8), (0, 1), (300, 16)]
 def heard() -> raw.Expected:
     """A region with one burst behind it and one in flight."""
     expected = raw.Expected(1)
-    expected.hear(Statement([{"n": 1, "writes": DURABLE}], {"n": 4, "writes": BURST}))
+    expected.hear(Statement([{"n": 1, "writes": DURABLE}], [{"n": 4, "writes": BURST}]))
     assert expected.last == 6
     return expected
 

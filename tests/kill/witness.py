@@ -3,12 +3,16 @@
 
 Of each operation there is a line before it and one after it, both written with one write(2). The machine lives on when
 the daemon is killed, so what is in the file happened; an operation without its second line may have happened.
+
+An acknowledgement counts when it came before the kill. A later one is what the kernel says of a dead disk, and that is
+not always an error: ext4's fsync may return 0 for a transaction whose commit failed while it looked away.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +33,7 @@ class Witness:
 
     def acknowledge(self) -> None:
         """Its commit returned."""
-        os.write(self._file, b"ack\n")
+        os.write(self._file, b"ack %d\n" % time.monotonic_ns())
 
     def close(self) -> None:
         """No more to come."""
@@ -42,25 +46,31 @@ class Statement:
 
     acknowledged: list[Operation]
     """In their order."""
-    in_flight: Operation | None
-    """Begun and not acknowledged: it may have happened or not, and nothing came after it."""
+    undecided: list[Operation]
+    """Those after them, begun and not acknowledged before the kill: each may have happened or not."""
 
 
 def nr_acknowledged(path: Path) -> int:
     """Commits that a writer has witnessed so far."""
-    return path.read_bytes().count(b"\nack\n") if path.exists() else 0
+    return path.read_bytes().count(b"\nack ") if path.exists() else 0
 
 
-def statement_of(path: Path) -> Statement:
-    """Read a witness whose writer has ended. One that never got to its first operation left nothing."""
+def statement_of(path: Path, killed_at: int) -> Statement:
+    """Read a witness whose writer has ended; `killed_at` is in nanoseconds of the monotonic clock.
+
+    One that never got to its first operation left nothing.
+    """
     acknowledged: list[Operation] = []
-    in_flight: Operation | None = None
+    undecided: list[Operation] = []
+    in_flight = False
     for line in path.read_text().splitlines() if path.exists() else []:
-        if line == "ack":
-            assert in_flight is not None, f"{path}: acknowledged twice"
-            acknowledged.append(in_flight)
-            in_flight = None
+        if line.startswith("ack "):
+            assert in_flight, f"{path}: acknowledged twice"
+            in_flight = False
+            if int(line.removeprefix("ack ")) <= killed_at:
+                acknowledged.append(undecided.pop())
         else:
-            assert in_flight is None, f"{path}: went on without an acknowledgement"
-            in_flight = json.loads(line)
-    return Statement(acknowledged, in_flight)
+            assert not in_flight, f"{path}: went on without an acknowledgement"
+            in_flight = True
+            undecided.append(json.loads(line))
+    return Statement(acknowledged, undecided)

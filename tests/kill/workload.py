@@ -42,8 +42,11 @@ class Workload(abc.ABC):
         """Which writers have ended, and what they said; as long as the daemon lives that is wrong."""
 
     @abc.abstractmethod
-    def end(self) -> list[str]:
-        """The disk is dead: let the writers find out, and hear the witnesses. Nothing runs any more afterwards."""
+    def end(self, killed_at: int) -> list[str]:
+        """The disk is dead: let the writers find out, and hear the witnesses. Nothing runs any more afterwards.
+
+        `killed_at` is in nanoseconds of the monotonic clock.
+        """
 
     @abc.abstractmethod
     def verify(self, fs: Path) -> list[str]:

@@ -77,7 +77,7 @@ class Writers(Workload):
         ended = [process for process in self._processes if process.poll() is not None]
         return [f"a writer ended by itself: {process.communicate()[0]}" for process in ended]
 
-    def end(self) -> list[str]:
+    def end(self, killed_at: int) -> list[str]:
         wrong = []
         for process in self._processes:
             try:
@@ -89,7 +89,7 @@ class Writers(Workload):
                 process.communicate()
                 wrong.append(f"a writer did not end in {PATIENCE:.0f} s on the dead disk")
         for expected, witness in zip(self._expected, self._witnesses, strict=True):
-            expected.hear(statement_of(witness))
+            expected.hear(statement_of(witness, killed_at))
         return wrong
 
     def verify(self, fs: Path) -> list[str]:
