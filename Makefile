@@ -9,7 +9,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types format unit sweep kill bench setup clean
+.PHONY: help run test check lint types format unit crash sweep kill bench profile setup clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)$$/  make \1\t\2/p' Makefile | expand -t 18
@@ -22,6 +22,9 @@ test: setup ## set up, then lint, types and every test, real mounts and loop dev
 
 unit: setup ## only the tests that mount nothing
 	@$(PY) -m pytest -m "not mount and not loop" $(ARGS)
+
+crash: setup ## every state that a crash can leave behind short workloads; STATES=100000 SEED=s JOBS=n
+	@$(PY) -m lcfs.testing.explore $(if $(STATES),STATES=$(STATES)) $(if $(SEED),SEED=$(SEED)) $(if $(JOBS),JOBS=$(JOBS)) $(ARGS)
 
 sweep: setup ## every operation x every call it makes x every fault, and cancelled at every checkpoint; SEED=s SHARE=n
 	@$(PY) -m tests.faults.sweep $(if $(SEED),SEED=$(SEED)) $(if $(SHARE),SHARE=$(SHARE))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`python -m lcfs.testing.explore [STATES=n] [SEED=s] [JOBS=j]`: explore crashes, on all cores.
 
-Ends with 0 when STATES distinct crash states were recovered from and judged, and none broke a promise;
-with 1 after findings, each shrunk to a script that `REPLAY=script` repeats.
+Ends with 0 when STATES crash states were judged and none broke a promise; with 1 after findings, each shrunk to a
+script that `REPLAY=script` repeats. A crash state is a moment of a run, and what survived of the writes that were not
+synced then. Media of equal content are recovered from once, and judged at each moment at which they occur.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Report:
     """What one job has seen."""
 
     states: int
-    judged: int
+    recovered: int
     workloads: int
     seconds: float
     """Of processor time."""
@@ -69,8 +70,8 @@ def main(arguments: Sequence[str]) -> int:
     done = sum(report.states for report in reports)
     rate = sum(report.states / report.seconds for report in reports) / jobs
     print(
-        f"{done} crash states of {sum(report.workloads for report in reports)} workloads recovered, "
-        f"{sum(report.judged for report in reports)} verdicts, {len(findings)} violations; "
+        f"{done} crash states of {sum(report.workloads for report in reports)} workloads judged, "
+        f"{sum(report.recovered for report in reports)} recoveries from different contents, {len(findings)} violations; "
         f"{rate:.0f} states per second of a core; seed {seed}"
     )
     return 1 if findings else 0
@@ -121,7 +122,7 @@ async def _explore(states: int, first: int, stride: int) -> Report:
                 findings[found.kind] = await _describe(await shrink(found))
         seed += stride
     seconds = time.process_time() - began
-    return Report(explorer.states, explorer.judged, explorer.workloads, seconds, tuple(findings.values()))
+    return Report(explorer.states, explorer.recovered, explorer.workloads, seconds, tuple(findings.values()))
 
 
 async def _replay(script: Script) -> bool:

@@ -16,7 +16,7 @@ to a disk while it has no cache are each for themselves, as on any disk.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
@@ -150,6 +150,8 @@ class Model:
         self.caches: dict[int, int | None] = {}
         self.writes = 0
         self._versions: dict[tuple[int, int], list[Version]] = {}
+        self._by_content: dict[tuple[int, int], dict[bytes, list[Version]]] = {}
+        """`_versions` again, found by what a sector holds."""
         self._pieces: list[Piece] = []
         self._base: dict[int, bytes] = {}
         """Per disk, what it held before any version."""
@@ -278,7 +280,8 @@ class Model:
         for (disk, sector), versions in self._versions.items():
             floor = self._floor(disk, NEVER)
             solid = max((v.piece.began for v in versions if v.piece.acknowledged < floor), default=-NEVER)
-            self._versions[disk, sector] = [v for v in versions if v.piece.acknowledged >= solid]
+            self._versions[disk, sector] = kept_here = [v for v in versions if v.piece.acknowledged >= solid]
+            self._by_content[disk, sector] = by_content(kept_here)
         kept = {version.piece for versions in self._versions.values() for version in versions}
         self._pieces = [piece for piece in self._pieces if piece in kept]
 
@@ -290,8 +293,11 @@ class Model:
             old = self._newest(piece.disk, sector)
             content = old[: first - start] + content + old[stop - start :]
         if (piece.disk, sector) not in self._versions:
-            self._versions[piece.disk, sector] = self._history(piece.disk, sector)
-        self._versions[piece.disk, sector].append(Version(piece, content))
+            self._versions[piece.disk, sector] = history = self._history(piece.disk, sector)
+            self._by_content[piece.disk, sector] = by_content(history)
+        version = Version(piece, content)
+        self._versions[piece.disk, sector].append(version)
+        self._by_content[piece.disk, sector].setdefault(content, []).append(version)
         piece.living += 1
 
     def _history(self, disk: int, sector: int) -> list[Version]:
@@ -316,14 +322,15 @@ class Model:
         """The versions, oldest first, whose content each written sector has; R2 where there is none."""
         found: dict[tuple[int, int], list[Version]] = {}
         held = {disk: bytes(content) for disk, content in contents.items()}
-        for (disk, sector), versions in self._versions.items():
+        for key, holding in self._by_content.items():
+            disk, sector = key
             if disk not in held:
                 continue
             got = held[disk][sector * SECTOR : (sector + 1) * SECTOR]
-            matching = [v for v in versions if v.content == got and v.alive(at)]
+            matching = [v for v in holding.get(got, ()) if v.alive(at)]
             if not matching:
                 raise Violation("R2", disk, sector, f"holds {describe(got)}, which was never written there")
-            found[disk, sector] = matching
+            found[key] = matching
         for disk, content in held.items():
             self._check_untouched(disk, content)
         return found
@@ -373,6 +380,14 @@ class Model:
             required = piece in seen or _acknowledged(piece, at) < floors[piece.disk]
             cuts[cache] = max(cuts.get(cache, -NEVER), piece.began if required else -NEVER)
         return cuts
+
+
+def by_content(versions: Iterable[Version]) -> dict[bytes, list[Version]]:
+    """Versions of one sector by what they hold, each list oldest first."""
+    found: dict[bytes, list[Version]] = {}
+    for version in versions:
+        found.setdefault(version.content, []).append(version)
+    return found
 
 
 def _acknowledged(piece: Piece, at: float) -> float:

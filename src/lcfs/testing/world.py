@@ -83,14 +83,14 @@ def spec_of(media: Mapping[str, Medium]) -> MountSpec:
 
 
 @asynccontextmanager
-async def doomed_mount(storage: MemoryStorage) -> AsyncIterator[Manager]:
+async def doomed_mount(storage: MemoryStorage, *, readonly: bool = False) -> AsyncIterator[Manager]:
     """A mount whose process dies when the block is left: nothing is flushed, stopped or closed."""
     problem: Exception | None = None
     async with trio.open_nursery() as nursery:
         try:
-            manager = Manager(storage, nursery)
+            manager = Manager(storage, nursery, readonly=readonly)
             async with AsyncExitStack() as undo:
-                startup = Startup(storage, lambda _: None, False, undo)
+                startup = Startup(storage, lambda _: None, readonly, undo)
                 await startup.run(spec_of(storage.media))
                 await manager.start(startup)
                 undo.pop_all()
@@ -148,10 +148,16 @@ class World:
     ) -> bool | None:
         return await self._mount.__aexit__(kind, error, traceback)
 
-    async def start(self, *, doomed: bool = False) -> None:
-        """Mount; recovery happens here. A doomed mount is not stopped in the end: its process dies."""
+    async def start(self, *, doomed: bool = False, readonly: bool = False) -> None:
+        """Mount; recovery happens here. A doomed mount is not stopped in the end: its process dies.
+
+        A read-only one, which is doomed, only looks: no generation begins and nothing is written.
+        """
         self.pieces_read = self.pieces_written = 0
-        mount = doomed_mount(self.storage) if doomed else open_manager(spec_of(self.storage.media), self.storage)
+        if doomed or readonly:
+            mount = doomed_mount(self.storage, readonly=readonly)
+        else:
+            mount = open_manager(spec_of(self.storage.media), self.storage)
         self.manager = await self._enter(mount)
 
     async def _enter(self, mount: AbstractAsyncContextManager[Manager]) -> Manager:
