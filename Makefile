@@ -9,7 +9,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types format unit crash sweep kill bench profile setup clean
+.PHONY: help run test check lint types format unit crash planted sweep kill bench profile setup clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)$$/  make \1\t\2/p' Makefile | expand -t 18
@@ -25,6 +25,9 @@ unit: setup ## only the tests that mount nothing
 
 crash: setup ## every state that a crash can leave behind short workloads; STATES=100000 SEED=s JOBS=n
 	@$(PY) -m lcfs.testing.explore $(if $(STATES),STATES=$(STATES)) $(if $(SEED),SEED=$(SEED)) $(if $(JOBS),JOBS=$(JOBS)) $(ARGS)
+
+planted: setup ## plant the bugs of 2013 one at a time, and tell what finds each
+	@$(PY) -m tests.planted $(ARGS)
 
 sweep: setup ## every operation x every call it makes x every fault, and cancelled at every checkpoint; SEED=s SHARE=n
 	@$(PY) -m tests.faults.sweep $(if $(SEED),SEED=$(SEED)) $(if $(SHARE),SHARE=$(SHARE))

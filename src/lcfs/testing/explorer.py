@@ -69,6 +69,9 @@ class Found(Exception):
     """A promise was broken: `script` leads there."""
 
     def __init__(self, script: Script, cause: Exception) -> None:
+        while isinstance(cause, ExceptionGroup):
+            # of several that fell together the first tells most
+            cause = cause.exceptions[0]
         super().__init__(str(cause))
         self.script = script
         self.cause = cause

@@ -125,6 +125,10 @@ class CacheChange:
         self.ended = self.model.now()
         self.model.note_cache(self.disk, self.cache)
 
+    def called_off(self) -> None:
+        """It was cancelled before anything could have come of it."""
+        self.model.forget_change(self)
+
 
 class Clock:
     """Ticks with each reading."""
@@ -174,6 +178,10 @@ class Model:
         change = CacheChange(self, disk, cache, self.now())
         self._changes[disk].append(change)
         return change
+
+    def forget_change(self, change: CacheChange) -> None:
+        """That change never was."""
+        self._changes[change.disk].remove(change)
 
     def begin_write(self, disk: int, offset: int, length: int) -> Write:
         """A write is issued. Only its first `len(data)` bytes fit the disk."""

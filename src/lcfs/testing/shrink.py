@@ -94,7 +94,11 @@ async def narrate(script: Script) -> str:
     ]
     explorer, run = Explorer(0), None
     for before, crash in zip((None, *script.crashes), script.crashes, strict=False):
-        run = await explorer.run(script) if before is None or run is None else await explorer.after(script, run, before)
+        try:
+            run = await explorer.run(script) if before is None or run is None else await explorer.after(script, run, before)
+        except Found as found:
+            lines.append(f"already here: {found}")
+            break
         lines += _tell(crash, run.points()[crash.point])
     return "\n".join(lines)
 

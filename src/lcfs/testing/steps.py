@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from lcfs.engine.errors import LcfsError
 from lcfs.engine.geometry import LINE, SECTOR
+from lcfs.testing import trouble
 from lcfs.testing.fault import Effect
 from lcfs.testing.world import World
 
@@ -171,27 +171,6 @@ async def _overwrite_during_detach(world: World) -> None:
             await world.write(2, line * LINE, LINE)
 
 
-def _write_around(effect: Effect) -> Step:
-    async def write_around(world: World) -> None:
-        if not world.there(2):
-            return
-        await world.write(1, LINE, 2 * LINE)
-        mend = world.break_backing(1, effect)
-        try:
-            with trio.move_on_after(60):
-                for line in range(12):
-                    await world.write(2, line * LINE, LINE)
-        except LcfsError:
-            pass  # the cache is full of lines of disk 1, which is a fair answer
-        finally:
-            mend()
-        await trio.sleep(60)
-        await _drop_caches(world)
-        world.clear_counts()  # a request that was refused may have been counted, in part
-
-    return write_around
-
-
 STEPS: dict[str, Step] = {
     "write a sector": _write(1, 3 * SECTOR, SECTOR),
     "write two sectors": _write(1, 0, 2 * SECTOR),
@@ -226,8 +205,14 @@ STEPS: dict[str, Step] = {
     "create disk 2 again": _create(2, 1),
     "move to the last cache": _move_to_last_cache,
     "free and resume the last cache": _free_and_resume,
-    "write around a failing backing": _write_around(Effect.ERROR),
-    "write around a hung backing": _write_around(Effect.HANG),
+    "write around a failing backing": trouble.write_around(Effect.ERROR),
+    "write around a hung backing": trouble.write_around(Effect.HANG),
+    "write back with a lag": trouble.write_back_that_lags,
+    "detach, called off": trouble.detach_called_off,
+    "free a cache in use": trouble.free_in_use,
+    "mount without disk 1": trouble.mount_without_disk_1,
+    "swap the backings": trouble.swap_the_backings,
+    "read with a lag": trouble.read_that_lags,
     "remount": _remount,
     "kill": _kill,
     "write and flush side by side": _side_by_side,

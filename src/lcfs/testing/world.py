@@ -223,9 +223,9 @@ class World:
         await self.device(disk).flush()
         barrier.done()
 
-    def break_backing(self, disk: int, effect: Effect) -> Callable[[], None]:
-        """Writes to a disk's backing fail, or hang, until the function returned is called."""
-        fault = self._stores[disk_path(disk)].add(Fault(Operation.WRITE, effect, times=None))
+    def break_backing(self, disk: int, effect: Effect, *, times: int | None = None) -> Callable[[], None]:
+        """Writes to a disk's backing (the next `times`, or all) fail, or hang, until the function returned is called."""
+        fault = self._stores[disk_path(disk)].add(Fault(Operation.WRITE, effect, times=times))
         self._broken.append(fault)
 
         def mend() -> None:
@@ -233,6 +233,10 @@ class World:
             self._broken.remove(fault)
 
         return mend
+
+    def hold_a_read(self, cache: int) -> Callable[[], None]:
+        """The next read of a cache's image waits until the function returned is called."""
+        return self._stores[IMAGES[cache]].add(Fault(Operation.READ, Effect.HANG)).release
 
     def there(self, disk: int) -> bool:
         """Whether the disk exists now; what is asked of one that does not is not done."""
