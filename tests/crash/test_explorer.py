@@ -23,7 +23,7 @@ def test_the_same_seed_is_the_same_exploration() -> None:
 
     async def explore() -> None:
         explorer = Explorer(10000)
-        await explorer.explore(script_of(5))
+        await explorer.explore(script_of(12))
         seen.append((explorer.states, explorer.recovered))
 
     in_trio(explore)
