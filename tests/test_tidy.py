@@ -52,6 +52,7 @@ ENGINE_LAYERS: tuple[tuple[str, set[str]], ...] = (
             "read_path",
             "ring",
             "superblock",
+            "unreadable",
             "write_buffer",
             "write_path",
         },

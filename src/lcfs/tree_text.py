@@ -112,6 +112,7 @@ CACHE_METRICS: tuple[Metric[Cache], ...] = (
     ),
     Metric("migrated_lines_total", "counter", "Lines written back.", _one(lambda cache: cache.migrator.nr_migrated)),
     Metric("crc_errors_total", "counter", "Lines that did not match their CRC32C.", _one(lambda cache: cache.crc_errors)),
+    Metric("read_errors_total", "counter", "Reads of the image that failed.", _one(lambda cache: cache.read_errors)),
     Metric("allow_migrate", "gauge", "1 while migration is allowed.", _one(lambda cache: cache.tunables["allow_migrate"])),
 )
 

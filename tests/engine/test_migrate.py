@@ -405,16 +405,16 @@ async def test_a_bit_that_was_wrong_once_does_not_count(autojump_clock: Clock) -
 
 
 async def test_a_line_that_can_be_read_again_later_is_written_back(autojump_clock: Clock, expect_log: ExpectLog) -> None:
-    expect_log("block 259 of image cannot be read")
-    expect_log("line 2 of disk 1 is damaged on image")
+    expect_log("1 lines cannot be read, from block 259 of image on; they stay dirty and are tried again")
     async with Rig.running() as rig:
         await rig.write(1, 0, page(1, 7))
         await rig.cache.barrier()
         rig.cache.close_segment()
         block = rig.index(1, 2) * LINE
         fault = rig.image.add(Fault(Operation.READ, start=block, end=block + LINE, times=None))
-        with pytest.raises(Failed, match="are damaged and cannot be written back"):
+        with pytest.raises(Failed, match="1 lines of disk 1 cannot be read from image and stay in the cache; look at"):
             await rig.cache.drop_caches()
+        assert rig.cache.state == "degraded 1 lines cannot be read from image; they stay dirty and are tried again"
         assert rig.cache.nr_dirty_caches == 1
         assert rig.backing(1, 0, 2 * LINE) == page(1, 7)[: 2 * LINE]
         fault.release()

@@ -193,8 +193,8 @@ async def test_a_wrong_bit_in_a_line_dirty_in_part(nowait: bool, autojump_clock:
 
 async def test_an_image_that_cannot_be_read_costs_only_its_dirty_lines(autojump_clock: Clock, expect_log: ExpectLog) -> None:
     expect_log("image cannot be read at block")
-    expect_log("line 0 of disk 1 is damaged on image; it is clean")
-    expect_log("line 5 of disk 1 is damaged on image$")
+    expect_log("line 0 of disk 1 cannot be read from image; it is clean")
+    expect_log("line 5 of disk 1 cannot be read from image$")
     async with Rig.running(nowait=False) as rig:
         await rig.write(1, 0, page(1))
         await rig.cache.drop_caches()
@@ -203,8 +203,9 @@ async def test_an_image_that_cannot_be_read_costs_only_its_dirty_lines(autojump_
         rig.cache.close_segment()
         rig.image.add(Fault(Operation.READ, times=None))
         assert await rig.read(1, 0, LINE) == page(1)
-        with pytest.raises(Failed, match="line 5 of disk 1 is damaged"):
+        with pytest.raises(Failed, match="line 5 of disk 1 cannot be read from image; look at the device under it"):
             await rig.read(1, 5 * LINE, LINE)
+        assert (rig.cache.crc_errors, rig.cache.read_errors) == (0, 8), "nobody has seen a wrong bit"
 
 
 @nowait

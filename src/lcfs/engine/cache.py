@@ -138,6 +138,8 @@ class Cache(WritePath):
         bad = sum(1 for index in self.ring.bad_lines if self.states.dirty[index])
         if bad:
             return f"degraded {bad} damaged lines on {self.path}; run `lcfs check`"
+        if unread := self.migrator.unreadable.count():
+            return f"degraded {unread} lines cannot be read from {self.path}; they stay dirty and are tried again"
         return "running"
 
     def attached_devices(self) -> list[CachedDevice]:

@@ -32,6 +32,7 @@ from lcfs.engine.flush import NO_SPACE_RETRY
 from lcfs.engine.geometry import FULL, LINE, SECTOR, SECTORS_PER_LINE
 from lcfs.engine.log import EARLY_SHARE
 from lcfs.engine.ring import Indices, Ring
+from lcfs.engine.unreadable import Unreadable
 
 log = logging.getLogger("lcfs.engine.migrate")
 
@@ -100,6 +101,8 @@ class Migrator:
     ) -> None:
         self.nr_migrated = 0
         """Lines written back since the cache was resumed."""
+        self.unreadable = Unreadable(ring)
+        """Lines that the image does not give out for the time being."""
         self._ring = ring
         self._image = image
         self._wait_durable = wait_durable
@@ -161,7 +164,7 @@ class Migrator:
         due = [device.retry_at for device in self._ring.attached() if device.fault]
         due += [device.late_at for device in self._ring.attached()]
         due += [device.late_at + LATE_PATIENCE for device in self._ring.attached()]
-        due.append(self._no_space_until)
+        due += [self._no_space_until, self.unreadable.retry_at]
         return min((time - now for time in due if time > now), default=float("inf"))
 
     async def _batch(self) -> bool:
@@ -174,10 +177,10 @@ class Migrator:
             await self._wait_durable(before)
         except LcfsError:
             return False
-        if ring.checked_tail != first and not self._allowed():
+        if ring.checked_tail != first and not self._allowed() and trio.current_time() >= self.unreadable.retry_at:
             await self._check_tail(first)
             return True
-        owners = np.unique(ring.states.device_array[self._without_bad(ring.dirty_indices(first, last))])
+        owners = np.unique(ring.states.device_array[self._to_be_tried(ring.dirty_indices(first, last))])
         devices = [device for device in map(ring.devices.__getitem__, owners) if device is not None]
         devices = [device for device in devices if not device.stuck and not device.writeback.locked()]
         await self._run_jobs(devices, first, last, before)
@@ -258,7 +261,7 @@ class Migrator:
             raise Missing(f"the backing of disk {device.id} is missing; bring it back and mount again")
         # looked up only now: while this job waited, slots may have been given to other lines
         indices = ring.dirty_indices(max(first_id, ring.tail), last_id)
-        indices = self._without_bad(indices[states.device_array[indices] == device.id])
+        indices = self._to_be_tried(indices[states.device_array[indices] == device.id])
         positions = ring.positions(indices)
         early = positions < before
         indices, positions = indices[early], positions[early]
@@ -271,8 +274,7 @@ class Migrator:
         lines = states.line_array[indices].astype(np.int64)
         masks = states.dirty_array[indices].tolist()
         crcs = states.crc_array[indices].tolist()
-        data, places = await self._read_lines(indices)
-        good = await self._check_lines(indices, crcs, data, places)
+        data, places, good, damaged = await self._read_lines(indices, crcs)
         extents = _extents(lines, masks, data, places, [row for row in np.argsort(lines).tolist() if good[row]])
         try:
             for first in range(0, len(extents), EXTENTS_PER_HOP):
@@ -292,7 +294,7 @@ class Migrator:
         states.dirty_array[clean] = 0
         device.nr_dirty_caches -= len(clean)
         self.nr_migrated += len(clean)
-        for index in indices[still & ~passed].tolist():
+        for index in indices[still & np.asarray(damaged, bool)].tolist():
             self._ring.bad_lines.add(index)
             self._on_bad_line(device, index)
         return len(indices)
@@ -303,6 +305,7 @@ class Migrator:
         Raises as `write_back`; Failed when a line cannot be read back from the image.
         """
         await self._look_at_bad_again(device)
+        self.unreadable.try_now()
         limit = FIRST_DRAIN
         while True:
             began = trio.current_time()
@@ -323,6 +326,11 @@ class Migrator:
                 f"lines of disk {device.id} on {self._image.name} are damaged and cannot be written back; "
                 "run `lcfs check` to see which"
             )
+        if count := self.unreadable.count(device.id):
+            raise Failed(
+                f"{count} lines of disk {device.id} cannot be read from {self._image.name} and stay in the cache; "
+                "look at the device under it, and try again"
+            )
 
     async def _run_job(self, job: _Job) -> None:
         ring = self._ring
@@ -336,60 +344,80 @@ class Migrator:
         finally:
             job.ended.set()
 
-    async def _read_lines(self, indices: Indices) -> tuple[memoryview, list[int]]:
-        """The content of lines (sorted) from the image: one buffer, and the byte offset of each in it."""
+    async def _read_lines(self, indices: Indices, crcs: list[int]) -> tuple[memoryview, list[int], list[bool], list[bool]]:
+        """The content of lines (sorted) from the image: one buffer, the byte offset of each in it, and which match
+        their CRC, and which do not. A line that is neither could not be read, which may pass (unreadable.py).
+        """
+        positions = self._ring.positions(indices).tolist()
         ends = np.flatnonzero(np.diff(indices) > READ_GAP)
         firsts = indices[np.concatenate(([0], ends + 1))]
         lasts = indices[np.concatenate((ends, [len(indices) - 1]))]
         lengths = lasts - firsts + 1
         bases = np.concatenate(([0], np.cumsum(lengths)[:-1]))
         data = memoryview(bytearray(int(lengths.sum()) * LINE))
+        failed: set[int] = set()
         for first, base, length in zip(firsts.tolist(), bases.tolist(), lengths.tolist(), strict=True):
-            await self._read_span(first, data[base * LINE : (base + length) * LINE])
+            failed.update(await self._read_span(first, data[base * LINE : (base + length) * LINE]))
         span = np.searchsorted(firsts, indices, side="right") - 1
-        places = (indices - firsts[span] + bases[span]) * LINE
-        return data, places.tolist()
-
-    async def _read_span(self, first: int, out: memoryview) -> None:
-        """Neighbouring blocks of the image. What cannot be read is left zero: it fails its CRC, as a damaged line does."""
-        try:
-            await self._image.readinto(first * LINE, out)
-        except OSError as exc:
-            if len(out) == LINE:
-                log.warning("block %d of %s cannot be read: %s", first, self._image.name, exc)
-                out[:] = bytes(LINE)
-                return
-            for at in range(0, len(out), LINE):
-                await self._read_span(first + at // LINE, out[at : at + LINE])
-
-    async def _check_lines(self, indices: Indices, crcs: list[int], data: memoryview, places: list[int]) -> list[bool]:
-        """Which lines match their CRC. One that does not is read again, with pauses, before it counts as damaged."""
+        places = ((indices - firsts[span] + bases[span]) * LINE).tolist()
+        rows = range(len(places))
         good = [crc32c(data[place : place + LINE]) == crc for place, crc in zip(places, crcs, strict=True)]
+        numbers = indices.tolist()
         for _ in range(READ_AGAIN):
             if all(good):
                 break
             await trio.sleep(READ_AGAIN_PAUSE)
-            for row, index in enumerate(indices.tolist()):
+            for row in rows:
                 if not good[row]:
                     line = data[places[row] : places[row] + LINE]
-                    await self._read_span(index, line)
-                    good[row] = crc32c(line) == crcs[row]
-        return good
+                    failed.discard(numbers[row])
+                    failed.update(await self._read_span(numbers[row], line))
+                    good[row] = numbers[row] not in failed and crc32c(line) == crcs[row]
+        unread = [not good[row] and numbers[row] in failed for row in rows]
+        self.unreadable.forget([positions[row] for row in rows if not unread[row]])
+        if news := self.unreadable.note([positions[row] for row in rows if unread[row]]):
+            first = next(numbers[row] for row in rows if positions[row] == news[0])
+            log.warning(
+                "%d lines cannot be read, from block %d of %s on; they stay dirty and are tried again",
+                len(news),
+                first,
+                self._image.name,
+            )
+        return data, places, good, [not good[row] and not unread[row] for row in rows]
+
+    async def _read_span(self, first: int, out: memoryview) -> list[int]:
+        """Neighbouring blocks of the image; returns those that cannot be read, which are left zero."""
+        try:
+            await self._image.readinto(first * LINE, out)
+        except OSError as exc:
+            if len(out) == LINE:
+                log.debug("block %d of %s cannot be read: %s", first, self._image.name, exc)
+                out[:] = bytes(LINE)
+                return [first]
+            failed = []
+            for at in range(0, len(out), LINE):
+                failed += await self._read_span(first + at // LINE, out[at : at + LINE])
+            return failed
+        return []
 
     async def _check_tail(self, segment_id: int) -> None:
         """Read the oldest segment's dirty lines. Where all are good, writers may take the last free segment (Log.has_room)."""
         ring = self._ring
         indices = np.sort(self._without_bad(ring.dirty_indices(segment_id, segment_id)))
+        sure = True
         if len(indices):
             crcs = ring.states.crc_array[indices].tolist()
-            data, places = await self._read_lines(indices)
-            good = await self._check_lines(indices, crcs, data, places)
+            _, _, good, damaged = await self._read_lines(indices, crcs)
             for row, index in enumerate(indices.tolist()):
                 device = ring.devices[ring.states.device[index]]
                 if not good[row] and ring.tail == segment_id and ring.states.dirty[index] and device is not None:
-                    ring.bad_lines.add(index)
-                    self._on_bad_line(device, index)
-        ring.checked_tail = segment_id
+                    if damaged[row]:
+                        ring.bad_lines.add(index)
+                        self._on_bad_line(device, index)
+                    else:
+                        sure = False
+        if sure:
+            ring.checked_tail = segment_id
         self._on_progress()
 
     async def _look_at_bad_again(self, device: CachedDevice) -> None:
@@ -408,6 +436,12 @@ class Migrator:
             return indices
         return indices[~np.isin(indices, list(self._ring.bad_lines))]
 
+    def _to_be_tried(self, indices: Indices) -> Indices:
+        """Those that are not known to be damaged, and not to be left alone for a while because they cannot be read."""
+        indices = self._without_bad(indices)
+        rests = self.unreadable.resting(self._ring.positions(indices))
+        return indices[~np.asarray(rests, bool)] if any(rests) else indices
+
     async def _make_way(self, segment_id: int) -> bool:
         """Copy the lines that keep `segment_id` from being given up to the head of the log.
 
@@ -425,8 +459,7 @@ class Migrator:
             self._give_up()
             return False
         crcs = ring.states.crc_array[indices].tolist()
-        data, places = await self._read_lines(indices)
-        good = await self._check_lines(indices, crcs, data, places)
+        data, places, good, damaged = await self._read_lines(indices, crcs)
         if ring.tail > segment_id:
             return True
         for row, index in enumerate(indices.tolist()):
@@ -434,6 +467,9 @@ class Migrator:
             if device is None or not ring.states.dirty[index]:
                 continue
             if index not in ring.bad_lines and not good[row]:
+                if not damaged[row] and not self._is_given_up(index):
+                    # its data may be good, and copying it without would be losing it
+                    continue
                 ring.bad_lines.add(index)
                 self._on_bad_line(device, index)
             if not self._copy_forward(device, index, data[places[row] : places[row] + LINE]):
@@ -454,7 +490,11 @@ class Migrator:
     def _is_barred(self, index: int) -> bool:
         """Whether the dirty line at `index` cannot be written back now."""
         device = self._ring.devices[self._ring.states.device[index]]
-        return index in self._ring.bad_lines or device is None or device.stuck
+        return index in self._ring.bad_lines or device is None or device.stuck or self._is_given_up(index)
+
+    def _is_given_up(self, index: int) -> bool:
+        """Whether it could not be read for longer than writers can be made to wait."""
+        return bool(self.unreadable) and self.unreadable.over(int(self._ring.positions(np.array([index]))[0]))
 
 
 def _extents(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+import trio
 from crc32c import crc32c
 
 from lcfs.engine.block_store import Buffer
@@ -25,6 +26,10 @@ log = logging.getLogger("lcfs.engine.read")
 IN_LINE = LINE - 1
 ATTEMPTS = 4
 """Times a line that fails its CRC is looked up and read again before it counts as damaged."""
+READ_AGAIN_PAUSE = 0.1
+"""Seconds before a read of the image that failed is repeated: what failed may be gone for a moment only."""
+UNREADABLE = -1
+"""What `_fill` returns when the image could not be read, which says nothing of the line's content."""
 SMALL_RUN = 4
 """Up to this many lines a loop is quicker than numpy."""
 
@@ -34,6 +39,8 @@ class ReadPath(Log):
 
     crc_errors = 0
     """Lines that did not match their CRC when read from the image."""
+    read_errors = 0
+    """Reads of the image that failed."""
 
     def read_nowait(self, device: CachedDevice, offset: int, length: int) -> Buffer | None:
         """Serve a read from RAM or the page cache; None when that would block. The range must lie on the disk.
@@ -85,12 +92,15 @@ class ReadPath(Log):
             if not self._fill_nowait(device, line, index, nr, part):
                 good = await self._fill(device, line, index, nr, part)
                 if good < nr:
+                    is_unreadable, good = good == UNREADABLE, max(good, 0)
                     now = device.table.index[line + good]
                     failed = (line + good, now, self.states.crc[now])
                     failures = failures + 1 if failed == suspect else 1
                     suspect = failed
                     if failures >= ATTEMPTS:
-                        self._give_up_line(device, line + good)
+                        self._give_up_line(device, line + good, is_unreadable)
+                    elif is_unreadable:
+                        await trio.sleep(READ_AGAIN_PAUSE)
                 nr = good
             line += nr
         return view[offset - (first << LINE_SHIFT) :][:length]
@@ -146,7 +156,7 @@ class ReadPath(Log):
         return True
 
     async def _fill(self, device: CachedDevice, line: int, index: int, count: int, out: memoryview) -> int:
-        """Fill `out` with a run, waiting; how many lines from its start are good.
+        """Fill `out` with a run, waiting; how many lines from its start are good, or UNREADABLE.
 
         A line that fails its CRC may have moved while this waited, so the caller looks it up again.
         """
@@ -156,7 +166,11 @@ class ReadPath(Log):
         states = self.states
         if states.valid[index] == FULL:
             crcs = states.crc[index : index + count].tolist()
-            await self._read_image(index, out)
+            if not await self._read_image(index, out):
+                # of many blocks one may be the cause: the first is tried alone, and the caller goes on behind it
+                if count == 1 or not await self._read_image(index, out[:LINE]):
+                    return UNREADABLE
+                return int(crc32c(out[:LINE]) == crcs[0])
             for at in range(count):
                 if crc32c(out[at << LINE_SHIFT : (at + 1) << LINE_SHIFT]) != crcs[at]:
                     return at
@@ -165,7 +179,8 @@ class ReadPath(Log):
         content = self._in_ram(index)
         if content is None:
             content = memoryview(bytearray(LINE))
-            await self._read_image(index, content)
+            if not await self._read_image(index, content):
+                return UNREADABLE
             if crc32c(content) != crc:
                 return 0
         else:
@@ -177,26 +192,36 @@ class ReadPath(Log):
         _overlay(out, content, mask)
         return 1
 
-    def _give_up_line(self, device: CachedDevice, line: int) -> None:
-        """A line fails its CRC again and again: drop it when clean, so that the backing serves it; else EIO (R5)."""
+    def _give_up_line(self, device: CachedDevice, line: int, is_unreadable: bool) -> None:
+        """A line fails its CRC, or to be read, again and again: dropped when clean, so that the backing serves it; else
+        EIO (R5). One that could only not be read is not damaged for that.
+        """
         index = device.table.index[line]
         if not index:
             return
-        self.crc_errors += 1
+        self.crc_errors += not is_unreadable
+        what = "cannot be read from" if is_unreadable else "is damaged on"
         if self.states.dirty[index]:
-            log.error("line %d of disk %d is damaged on %s", line, device.id, self.path)
-            raise Failed(f"line {line} of disk {device.id} is damaged on {self.path}; its newest data is lost")
-        log.warning("line %d of disk %d is damaged on %s; it is clean, the backing serves it", line, device.id, self.path)
-        device.table.index[line] = 0
+            log.error("line %d of disk %d %s %s", line, device.id, what, self.path)
+            then = "look at the device under it" if is_unreadable else "its newest data is lost"
+            raise Failed(f"line {line} of disk {device.id} {what} {self.path}; {then}")
+        log.warning("line %d of disk %d %s %s; it is clean, the backing serves it", line, device.id, what, self.path)
+        self._forget_clean(device, index)
+
+    def _forget_clean(self, device: CachedDevice, index: int) -> None:
+        """A clean line is served from the backing from now on."""
+        device.table.index[self.states.line[index]] = 0
         self.states.valid[index] = 0
 
-    async def _read_image(self, index: int, out: memoryview) -> None:
+    async def _read_image(self, index: int, out: memoryview) -> bool:
+        """Whether `out` was filled from the image."""
         try:
             await self.image.readinto(index << LINE_SHIFT, out)
         except OSError as exc:
+            self.read_errors += 1
             log.warning("%s cannot be read at block %d: %s", self.path, index, exc)
-            # not filled: fails its CRC, and the caller goes on as with a damaged line
-            out[:] = bytes(len(out))
+            return False
+        return True
 
     async def _read_backing(self, device: CachedDevice, line: int, out: memoryview) -> None:
         store = device.store

@@ -12,13 +12,14 @@ import logging
 
 import attrs
 import numpy as np
+import trio
 from crc32c import crc32c
 
 from lcfs.engine.block_store import Buffer
 from lcfs.engine.cached_device import CachedDevice
 from lcfs.engine.errors import Failed
 from lcfs.engine.geometry import FULL, LINE, LINE_SHIFT, SECTOR
-from lcfs.engine.read_path import ATTEMPTS, IN_LINE, SMALL_RUN, ReadPath
+from lcfs.engine.read_path import ATTEMPTS, IN_LINE, READ_AGAIN_PAUSE, SMALL_RUN, ReadPath
 from lcfs.engine.stats import FULLSIZE, HIT, ON_BUFFER, WRITE
 
 log = logging.getLogger("lcfs.engine.write")
@@ -165,14 +166,21 @@ class WritePath(ReadPath):
         index = device.table.index[line]
         if not index or not self.states.dirty[index]:
             return None
+        is_read = False
         for _ in range(ATTEMPTS):
             crc = self.states.crc[index]
             scratch = memoryview(bytearray(LINE))
-            await self._read_image(index, scratch)
-            if crc32c(scratch) == crc:
+            is_read = await self._read_image(index, scratch)
+            if is_read and crc32c(scratch) == crc:
                 return index, crc, scratch
+            if not is_read:
+                await trio.sleep(READ_AGAIN_PAUSE)
             if device.table.index[line] != index or self.states.crc[index] != crc:
                 return None
+        if not is_read:
+            raise Failed(
+                f"the rest of line {line} of disk {device.id} cannot be read from {self.path}; look at the device under it"
+            )
         self.crc_errors += 1
         log.error("line %d of disk %d is damaged on %s", line, device.id, self.path)
         raise Failed(f"line {line} of disk {device.id} is damaged on {self.path}; overwrite it as a whole to mend it")
