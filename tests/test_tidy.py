@@ -51,6 +51,7 @@ ENGINE_LAYERS: tuple[tuple[str, set[str]], ...] = (
             "modulator",
             "read_path",
             "ring",
+            "scrub",
             "superblock",
             "unreadable",
             "write_buffer",

@@ -64,6 +64,16 @@ async def _clear_stat(cache: Cache) -> None:
     cache.stats.clear()
 
 
+async def _store_scrub(_: Surroundings, cache: Cache, text: str) -> None:
+    value = parse_unsigned(text)
+    if value not in (0, 1):
+        raise Invalid(f"scrub takes 0 and 1, not {value}")
+    if value:
+        cache.start_scrub()
+    else:
+        cache.scrub.stop()
+
+
 async def _store_migrate_threshold(at: Surroundings, device: Device, text: str) -> None:
     await at.manager.set_migrate_threshold(device, parse_unsigned(text))
 
@@ -93,6 +103,7 @@ CACHE_ATTRIBUTES: tuple[Attribute[Cache], ...] = (
     Attribute("stats", READ, lambda _, cache: cache.stats.text()),
     _action("clear_stat", _clear_stat),
     _action("drop_caches", lambda cache: cache.drop_caches()),
+    Attribute("scrub", READ_WRITE, lambda _, cache: cache.scrub.text, _store_scrub),
     Attribute("nr_segments", READ, lambda _, cache: str(cache.nr_segments)),
     Attribute("nr_caches", READ, lambda _, cache: str(cache.nr_caches)),
     Attribute("nr_dirty_caches", READ, lambda _, cache: str(cache.nr_dirty_caches)),

@@ -137,6 +137,40 @@ def test_drop(lcfs: Lcfs) -> None:
     assert first_bytes(lcfs.directory / "d.img", len(content)) == content
 
 
+def test_scrub(lcfs: Lcfs) -> None:
+    """Bits that change on the medium while the cache is in use, behind the page cache's back."""
+    lcfs.mount("--device", "d.img,size=8M")
+    content = write_lines(lcfs, 1, 300)
+    lcfs.store("caches/1/update_interval", 0)
+    lcfs.store("caches/1/allow_migrate", 0)
+    lcfs.store("caches/1/flush_current_buffer", 1)
+    done = lcfs.run("cache", "scrub", "-m", "mnt", "1").stdout
+    assert done == lcfs.read("caches/1/scrub").join(("cache 1: ", "\n"))
+    assert "finished 2 of 2 segments" in done and "0 dirty lines damaged" in done, "the open segment is in RAM and not read"
+    assert lcfs.read("caches/1/state") == "running"
+    image = os.open(lcfs.directory / "ssd.img", os.O_RDWR)
+    try:
+        line = (1 << 20) + 8 * LINE
+        os.pwrite(image, bytes([os.pread(image, 1, line)[0] ^ 1]), line)
+    finally:
+        os.close(image)
+    damaged = lcfs.run("cache", "scrub", "-m", "mnt", "1", check=False)
+    assert (damaged.returncode, damaged.stdout.count("1 dirty lines damaged")) == (1, 1)
+    assert lcfs.read("caches/1/state").startswith("degraded 1 damaged lines on")
+    disk = os.open(lcfs.directory / "mnt/devices/1", os.O_RDONLY)
+    try:
+        os.posix_fadvise(disk, 0, 0, os.POSIX_FADV_DONTNEED)
+        assert os.pread(disk, 14 * LINE, 0) == content[: 14 * LINE]
+        with pytest.raises(OSError, match="Input/output error"):
+            os.pread(disk, LINE, 14 * LINE)
+    finally:
+        os.close(disk)
+    lcfs.store("caches/1/scrub", 0)
+    with pytest.raises(OSError, match="Invalid argument"):
+        lcfs.store("caches/1/scrub", 2)
+    assert "scrub takes 0 and 1, not 2" in lcfs.read("control")
+
+
 def test_life_of_a_cache(lcfs: Lcfs) -> None:
     lcfs.mount()
     lcfs.run("cache", "format", "second.img", "--size", "8M")

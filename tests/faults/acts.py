@@ -131,6 +131,15 @@ async def migrate(bench: Bench) -> None:
     await trio.sleep(3)
 
 
+async def scrub(bench: Bench) -> None:
+    cache = bench.manager.caches[1]
+    cache.start_scrub()
+    try:
+        await cache.scrub.wait()
+    finally:
+        cache.scrub.stop()
+
+
 async def set_tunable(bench: Bench) -> None:
     await bench.manager.caches[1].set_tunable("barrier_deadline_ms", 7)
 
@@ -231,6 +240,7 @@ ACTS: dict[str, Act] = {
         Act("flush_current_buffer", flush_current_buffer),
         Act("drop_caches", drop_caches, subjects=NONE),
         Act("migrate", migrate, subjects=NONE),
+        Act("scrub", scrub, subjects=NONE),
         Act("set a tunable", set_tunable, subjects=NONE),
         Act("commit_super_block", commit_super_block, subjects=NONE),
         Act("rename", rename, subjects=NONE),

@@ -41,7 +41,7 @@ RANGES = [
 async def test_modes(world: World) -> None:
     assert world.node("control").mode == world.node("devices/1").mode == 0o600
     assert world.node("status").mode == world.node("metrics").mode == 0o444
-    writable = {*TUNABLES, *ACTIONS}
+    writable = {*TUNABLES, *ACTIONS, "scrub"}
     for row in CACHE_ATTRIBUTES:
         assert row.mode == (0o644 if row.name in writable else 0o444), row.name
     for disk_row in BLOCK_ATTRIBUTES:
@@ -67,6 +67,7 @@ async def test_defaults(world: World) -> None:
         "last_migrated_segment_id": "0",
         "state": "running",
         "clear_stat": "0",
+        "scrub": "idle",
         "drop_caches": "0",
         "nr_segments": "7",
         "nr_caches": str(7 * 255),

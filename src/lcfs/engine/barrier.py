@@ -54,6 +54,11 @@ class Barriers:
         self._arrival = trio.Event()
         self._company = 1
 
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for a flush."""
+        return bool(self._waiters)
+
     async def wait_durable(self, position: int) -> None:
         """Return when the log is durable up to `position`.
 

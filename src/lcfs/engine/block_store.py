@@ -50,6 +50,13 @@ class BlockStore(abc.ABC):
     async def readinto(self, offset: int, buffer: memoryview) -> None:
         """Fill all of `buffer` from `offset`; a read that ends early is `OSError(EIO)`."""
 
+    async def readinto_uncached(self, offset: int, buffer: memoryview) -> None:
+        """`readinto`, from the medium even where the system remembers what it should hold, as far as that can be had.
+
+        Offset, length and memory are aligned to blocks of 4 KiB.
+        """
+        await self.readinto(offset, buffer)
+
     @abc.abstractmethod
     async def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         """Write all `buffers`, one behind the other, from `offset`. Not durable until `flush`.

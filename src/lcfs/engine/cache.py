@@ -25,6 +25,7 @@ from lcfs.engine.geometry import LINE
 from lcfs.engine.migrate import Migrator
 from lcfs.engine.modulator import Modulator
 from lcfs.engine.ring import Ring
+from lcfs.engine.scrub import Scrub
 from lcfs.engine.superblock import SuperblockWriter
 from lcfs.engine.tunables import TUNABLES
 from lcfs.engine.write_buffer import NR_BUFFERS
@@ -78,6 +79,16 @@ class Cache(WritePath):
             blocked=lambda: any(not device.struggling and not self.has_room(device) for device in self.waiting),
             on_stuck=self.give_up_waiting,
             on_progress=self._open_room,
+            on_bad_line=self._on_bad_line,
+        )
+        self.scrub = Scrub(
+            ring,
+            image,
+            superblock.uuid,
+            unreadable=self.migrator.unreadable,
+            is_in_ram=self._ram.__contains__,
+            is_busy=self._is_busy,
+            give_up_clean=self._give_up_line,
             on_bad_line=self._on_bad_line,
         )
         self.modulator = Modulator(
@@ -138,6 +149,8 @@ class Cache(WritePath):
         bad = sum(1 for index in self.ring.bad_lines if self.states.dirty[index])
         if bad:
             return f"degraded {bad} damaged lines on {self.path}; run `lcfs check`"
+        if any(segment_id >= self.ring.tail for segment_id in self.scrub.bad_records):
+            return f"degraded damaged log records on {self.path}; write 1 to drop_caches before this is unmounted"
         if unread := self.migrator.unreadable.count():
             return f"degraded {unread} lines cannot be read from {self.path}; they stay dirty and are tried again"
         return "running"
@@ -169,6 +182,10 @@ class Cache(WritePath):
     def _segment_closed(self) -> None:
         self.migrator.wake()
         self.modulator.wake()
+
+    def _is_busy(self) -> bool:
+        """Whether requests wait for the image."""
+        return self._reading > 0 or (not self._failure and (self.flusher.busy or self.barriers.busy))
 
     def _on_bad_line(self, device: CachedDevice, index: int) -> None:
         self.crc_errors += 1
@@ -247,6 +264,12 @@ class Cache(WritePath):
         await self.barrier()
         await self.migrator.drain(device, self.barriers.durable)
 
+    def start_scrub(self) -> None:
+        """Verify what is on the image, in the background. Raises InUse, NotPermitted (EROFS)."""
+        if self.readonly:
+            raise NotPermitted(f"cache {self.id} is mounted read-only; use `lcfs check`", errno=errno.EROFS)
+        self.scrub.start()
+
     async def drop_caches(self) -> None:
         """Flush, migrate every dirty line, close the open segment.
 
@@ -316,6 +339,7 @@ class Cache(WritePath):
                     nursery.start_soon(self.barriers.run)
                     await nursery.start(self.migrator.run)
                     nursery.start_soon(self.modulator.run)
+                    nursery.start_soon(self.scrub.run)
                     task_status.started()
         finally:
             self._ended.set()

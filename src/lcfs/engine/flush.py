@@ -81,6 +81,11 @@ class Flusher:
             self._queue.append(_Write(buffer, first, end, offset, end_position))
         self._wake.set()
 
+    @property
+    def busy(self) -> bool:
+        """Whether records wait to be written."""
+        return bool(self._queue)
+
     async def wait_written(self, position: int) -> None:
         """Return when `written` reaches `position`, or when it will not for now: stopped, or no space."""
         while self.written < position and not self._stopped and not self.waits_for_space:

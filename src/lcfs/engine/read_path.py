@@ -41,6 +41,8 @@ class ReadPath(Log):
     """Lines that did not match their CRC when read from the image."""
     read_errors = 0
     """Reads of the image that failed."""
+    _reading = 0
+    """Reads of the image under way."""
 
     def read_nowait(self, device: CachedDevice, offset: int, length: int) -> Buffer | None:
         """Serve a read from RAM or the page cache; None when that would block. The range must lie on the disk.
@@ -215,12 +217,15 @@ class ReadPath(Log):
 
     async def _read_image(self, index: int, out: memoryview) -> bool:
         """Whether `out` was filled from the image."""
+        self._reading += 1
         try:
             await self.image.readinto(index << LINE_SHIFT, out)
         except OSError as exc:
             self.read_errors += 1
             log.warning("%s cannot be read at block %d: %s", self.path, index, exc)
             return False
+        finally:
+            self._reading -= 1
         return True
 
     async def _read_backing(self, device: CachedDevice, line: int, out: memoryview) -> None:

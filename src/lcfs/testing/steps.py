@@ -73,6 +73,15 @@ async def _wait(world: World) -> None:
     await trio.sleep(1.5)
 
 
+async def _scrub(world: World) -> None:
+    for cache in list(world.manager.caches.values()):
+        cache.start_scrub()
+    await trio.lowlevel.checkpoint()
+    await world.write(1, 3 * LINE, 2 * LINE)
+    for cache in list(world.manager.caches.values()):
+        await cache.scrub.wait()
+
+
 async def _set_tunable(world: World) -> None:
     cache = world.manager.caches[1]
     await cache.set_tunable("nr_max_batched_migration", 3 - cache.tunables["nr_max_batched_migration"] % 2)
@@ -191,6 +200,7 @@ STEPS: dict[str, Step] = {
     "drop_caches": _drop_caches,
     "migrate": _migrate,
     "wait": _wait,
+    "scrub": _scrub,
     "set a tunable": _set_tunable,
     "rename": _rename,
     "attach": _attach(1),
