@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from lcfs.engine.disk_format import (
     ENTRY,
+    LAST_SEGMENT,
+    MOST,
     SUPERBLOCK_COPIES,
     SUPERBLOCK_MAX,
     DiskEntry,
@@ -147,29 +149,36 @@ disk_entries = st.builds(
     path=paths,
     name=names,
     cache_uuid=st.none() | st.uuids(),
-    attached_at=u64,
+    attached_at=st.integers(0, LAST_SEGMENT * 256),
     stamp=u64,
     previous_stamp=u64,
     migrate_threshold=st.integers(0, 100),
 )
-superblocks = st.builds(
-    Superblock,
-    uuid=st.uuids(),
-    geometry=st.builds(Geometry, st.integers(1, 60), st.sampled_from([2, 8, 256])),
-    cache_id=st.integers(1, MAX_ID),
-    sequence=u64,
-    generation=u64,
-    generation_start=u64,
-    tail=st.integers(1, U64),
-    head=u64,
-    clean=st.booleans(),
-    tunables=st.fixed_dictionaries({name: st.integers(row.low, row.high) for name, row in TUNABLES.items()}),
-    disks=st.lists(disk_entries, max_size=12, unique_by=lambda disk: disk.id).map(tuple),
-    had_disk=st.booleans(),
-)
 
 
-@given(superblocks)
+@st.composite
+def superblocks(draw: st.DrawFn) -> Superblock:
+    """Any that lcfs could have come to: head and generation_start lie in the ring that begins with the tail."""
+    geometry = draw(st.builds(Geometry, st.integers(1, 60), st.sampled_from([2, 8, 256])))
+    tail = draw(st.integers(1, LAST_SEGMENT))
+    end = tail + geometry.nr_segments
+    return Superblock(
+        uuid=draw(st.uuids()),
+        geometry=geometry,
+        cache_id=draw(st.integers(1, MAX_ID)),
+        sequence=draw(st.integers(0, MOST - 1)),
+        generation=draw(st.integers(0, MOST - 1)),
+        generation_start=geometry.position(draw(st.integers(0, end)), 0),
+        tail=tail,
+        head=draw(st.integers(0, geometry.position(end, 0))),
+        clean=draw(st.booleans()),
+        tunables={name: draw(st.integers(row.low, row.high)) for name, row in TUNABLES.items()},
+        disks=tuple(draw(st.lists(disk_entries, max_size=12, unique_by=lambda disk: disk.id))),
+        had_disk=draw(st.booleans()),
+    )
+
+
+@given(superblocks())
 def test_a_superblock_comes_back_as_it_was(superblock: Superblock) -> None:
     packed = pack_superblock(superblock)
     assert len(packed) % LINE == 0

@@ -77,6 +77,8 @@ def require_distinct(ids: list[int | None], *, what: str) -> None:
 
 def _split_id(word: str, what: str) -> tuple[int | None, str]:
     """What stands before the first `=` is an id, unless there is a slash in it: then it is all path."""
+    if "\n" in word or "\0" in word:
+        raise ValueError(f"{what} {word!r} names no usable path; write [ID=]PATH")
     id_: int | None = None
     path = word
     head, equals, tail = word.partition("=")
@@ -86,6 +88,6 @@ def _split_id(word: str, what: str) -> tuple[int | None, str]:
         except ValueError as error:
             raise ValueError(f"{error}; write ./{word} if that is the name of a file") from None
         path = tail
-    if not path or "\n" in path or "\0" in path:
+    if not path:
         raise ValueError(f"{what} {word!r} names no usable path; write [ID=]PATH")
     return id_, os.path.abspath(path)

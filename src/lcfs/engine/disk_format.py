@@ -17,7 +17,7 @@ import numpy.typing as npt
 from crc32c import crc32c
 
 from lcfs.engine.errors import Damaged, NewerVersion, NoSpace, NotACacheImage
-from lcfs.engine.geometry import LINE, MAX_ID, SECTOR, SUPERBLOCK_AREA, Geometry
+from lcfs.engine.geometry import BLOCKS_PER_SEGMENT, LINE, MAX_ID, MAX_LINES, SECTOR, SUPERBLOCK_AREA, Geometry
 from lcfs.engine.tunables import MIGRATE_THRESHOLD, TUNABLES
 
 VERSION = 1
@@ -49,6 +49,10 @@ assert _RECORD.size <= ENTRIES_OFFSET
 assert ENTRY.itemsize == 12
 assert ENTRIES_OFFSET + 255 * ENTRY.itemsize <= LINE
 
+MOST = 1 << 63
+"""A counter that has come this far was not counted up to it: sequence and generation are below, so that they can grow."""
+LAST_SEGMENT = 1 << 54
+"""Segment ids end here, so that log positions fit 63 bits. At a segment a microsecond it takes 500 years."""
 MAX_PATH = 4095
 MAX_NAME = 64
 
@@ -166,8 +170,13 @@ def unpack_superblock(copy: bytes, image_size: int) -> Superblock:
     fields = _SUPERBLOCK.unpack_from(copy)
     (_, _, _, _, flags, sequence, uuid, cache_id, line, blocks, segments, generation, start, tail, head) = fields[:15]
     values, nr_disks = fields[15:22], fields[22]
-    if line != LINE or not 2 <= blocks <= 256 or segments < 1 or not 1 <= cache_id <= MAX_ID or tail < 1:
+    if line != LINE or not 2 <= blocks <= BLOCKS_PER_SEGMENT or segments < 1 or not 1 <= cache_id <= MAX_ID or tail < 1:
         raise Damaged("superblock with an impossible geometry")
+    if sequence >= MOST or generation >= MOST or tail > LAST_SEGMENT:
+        raise Damaged("superblock with an impossible sequence, generation or tail")
+    # the log never goes on into the slot of its oldest segment, and a generation begins with a segment
+    if max(head, start) > (tail + segments) * blocks or start % blocks:
+        raise Damaged("superblock with an impossible head or generation_start")
     geometry = Geometry(segments, blocks)
     if geometry.nr_blocks * LINE > image_size:
         raise Damaged(
@@ -234,8 +243,10 @@ def _unpack_disk(copy: bytes, offset: int, end: int) -> tuple[DiskEntry, int]:
     offset += _DISK.size
     if offset + name_length + path_length > end or name_length > MAX_NAME or path_length > MAX_PATH:
         raise Damaged("disk table with a name or path that runs past its end")
-    if not 1 <= number <= MAX_ID or size % SECTOR or size == 0 or not 0 <= threshold <= 100:
+    if not 1 <= number <= MAX_ID or size % SECTOR or not 0 < size <= MAX_LINES * LINE or not 0 <= threshold <= 100:
         raise Damaged("disk table with an impossible id, size or threshold")
+    if at > LAST_SEGMENT * BLOCKS_PER_SEGMENT:
+        raise Damaged("disk table with an impossible position")
     try:
         name = copy[offset : offset + name_length].decode()
     except UnicodeDecodeError:

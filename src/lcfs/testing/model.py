@@ -223,6 +223,11 @@ class Model:
                 wanted = " or ".join(describe(version.content) for version in allowed)
                 raise Violation("read", disk, sector, f"reads {describe_part(got)}, not {wanted}")
 
+    def was_ever(self, disk: int, sector: int, content: bytes) -> bool:
+        """Whether that sector ever held this, by any of its versions or before them."""
+        base = self._base[disk][sector * SECTOR : (sector + 1) * SECTOR]
+        return content == base or content in self._by_content.get((disk, sector), {})
+
     def expected(self, disk: int, offset: int, length: int) -> bytes:
         """What a read issued now returns when nothing is in flight."""
         first, behind = offset // SECTOR, -(-(offset + length) // SECTOR)
