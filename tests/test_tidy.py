@@ -61,7 +61,7 @@ ENGINE_LAYERS: tuple[tuple[str, set[str]], ...] = (
     ("cache", {"cache"}),
     ("recovery", {"recover"}),
     ("device", {"device"}),
-    ("manager", {"manager", "messages", "mounted", "startup"}),
+    ("manager", {"manager", "messages", "mounted", "orphan", "startup"}),
     ("door", {"__init__"}),
 )
 

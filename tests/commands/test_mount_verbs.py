@@ -171,6 +171,28 @@ def test_scrub(lcfs: Lcfs) -> None:
     assert "scrub takes 0 and 1, not 2" in lcfs.read("control")
 
 
+def test_drain_an_image_that_is_not_mounted(lcfs: Lcfs) -> None:
+    lcfs.mount("--device", "d.img,size=8M")
+    lcfs.store("caches/1/update_interval", 0)
+    lcfs.store("caches/1/allow_migrate", 0)
+    content = write_lines(lcfs, 1, 100)
+    lcfs.umount()
+    (lcfs.directory / "d.img").rename(lcfs.directory / "moved.img")
+    assert "has no disk 2 attached; it has 1" in said(lcfs, "cache", "drain", "ssd.img", "--device", "2=moved.img")
+    assert "does not exist" in said(lcfs, "cache", "drain", "ssd.img", "--device", "1=d.img")
+    done = lcfs.run("cache", "drain", "ssd.img", "--device", "1=moved.img")
+    assert done.stdout == f"disk 1: 100 lines written to {lcfs.directory}/moved.img, 0 left\n"
+    assert first_bytes(lcfs.directory / "moved.img", len(content)) == content
+    (row,) = answer(lcfs, "cache", "drain", "ssd.img", "--device", "1=moved.img")
+    assert (row["written"], row["left"], row["error"]) == (0, 0, None)
+    (lcfs.directory / "moved.img").rename(lcfs.directory / "d.img")
+    lcfs.mount()
+    assert "in use" in said(lcfs, "cache", "drain", "ssd.img", "--device", "1=d.img")
+    assert first_bytes(lcfs.directory / "mnt/devices/1", len(content)) == content
+    for words in (["1"], ["0=d.img"], ["1="], ["1=a", "--device", "1=b"]):
+        assert lcfs.run("cache", "drain", "ssd.img", "--device", *words, check=False).returncode == 2
+
+
 def test_life_of_a_cache(lcfs: Lcfs) -> None:
     lcfs.mount()
     lcfs.run("cache", "format", "second.img", "--size", "8M")
