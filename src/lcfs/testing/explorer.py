@@ -38,6 +38,7 @@ SETUPS = (
     Setup(nr_segments=3),
     Setup(nr_segments=2, blocks_per_segment=8),
     Setup(nr_segments=5, blocks_per_segment=2),
+    Setup(nr_segments=8, blocks_per_segment=3),
     Setup(nr_caches=2),
 )
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from lcfs.engine.geometry import LINE, SECTOR
-from lcfs.testing import trouble
+from lcfs.testing import image_trouble, trouble
 from lcfs.testing.fault import Effect
 from lcfs.testing.world import World
 
@@ -147,11 +147,7 @@ async def _remount(world: World) -> None:
 
 
 async def _kill(world: World) -> None:
-    await world.kill()
-    await world.start()
-    contents = await world.contents()
-    world.model.check_recovered(contents)
-    world.model.settle(contents)
+    await world.kill_and_start()
 
 
 async def _side_by_side(world: World) -> None:
@@ -223,6 +219,15 @@ STEPS: dict[str, Step] = {
     "mount without disk 1": trouble.mount_without_disk_1,
     "swap the backings": trouble.swap_the_backings,
     "read with a lag": trouble.read_that_lags,
+    "write around a backing that fails now and then": trouble.write_around_in_parts,
+    "the backing cannot sync": trouble.backing_that_cannot_sync,
+    "the image cannot be read": image_trouble.unreadable,
+    "writing the log fails twice": image_trouble.log_writes_fail_twice,
+    "no space for the image": image_trouble.no_space,
+    "the image cannot sync": image_trouble.cannot_sync,
+    "requests called off": trouble.requests_called_off,
+    "drop_caches, called off": trouble.drop_called_off,
+    "suspend and resume": trouble.suspend_and_resume,
     "remount": _remount,
     "kill": _kill,
     "write and flush side by side": _side_by_side,

@@ -5,12 +5,13 @@ an operation is called off, or asked for when it must be refused."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import trio
 
 from lcfs.engine.errors import InUse, LcfsError, NoSpace
 from lcfs.engine.geometry import LINE, SECTOR
-from lcfs.testing.fault import Effect
+from lcfs.testing.fault import Effect, Fault, Operation
 from lcfs.testing.model import Violation
 from lcfs.testing.unsynced import keep_all
 from lcfs.testing.world import World, disk_path
@@ -164,3 +165,102 @@ async def read_that_lags(world: World) -> None:
             await _drop_caches(world)
         let_go()
     await world.read(1, 0, 2 * LINE)
+
+
+async def attempt(function: Callable[..., Awaitable[object]], *args: object) -> None:
+    """Ask for something that may be refused while something is broken."""
+    with suppress(LcfsError):
+        await function(*args)
+
+
+async def write_around_in_parts(world: World) -> None:
+    """Parts of lines of both disks and barriers, side by side, while the lines of disk 1 have to be copied forward."""
+    if not world.there(1) or not world.there(2):
+        return
+    await world.write(1, LINE, 2 * LINE)
+    for _ in range(2):
+        mend = world.break_backing(1, Effect.ERROR)
+        with trio.move_on_after(PATIENCE):
+            for turn in range(6):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(attempt, world.write, 2, 2 * turn * LINE + SECTOR, 2 * LINE)
+                    nursery.start_soon(attempt, world.write, 1, turn % 3 * LINE + 2 * SECTOR, SECTOR)
+                    nursery.start_soon(attempt, world.barrier, 1 + turn % 2)
+                    nursery.start_soon(attempt, world.write, 2, turn * LINE, LINE)
+                await trio.sleep(0.3)
+        mend()
+        await trio.sleep(1)
+    await trio.sleep(PATIENCE)
+    await _drop_caches(world)
+    world.clear_counts()
+
+
+async def backing_that_cannot_sync(world: World) -> None:
+    """The flush behind a write-back fails: its lines are as dirty as before (B07)."""
+    if not world.there(1) or not world.device(1).cache_id:
+        return
+    await world.write(1, 0, 2 * LINE)
+    mend = world.break_store(disk_path(1), Fault(Operation.FLUSH, times=2))
+    await attempt(_drop_caches, world)
+    await world.barrier(1)
+    await attempt(world.write, 1, LINE, SECTOR)
+    await attempt(_drop_caches, world)
+    mend()
+    await trio.sleep(PATIENCE)
+    await _drop_caches(world)
+    world.clear_counts()
+
+
+async def requests_called_off(world: World) -> None:
+    """Writes and barriers are called off where they wait: for room, for old sectors, for a flush."""
+    if not world.there(1) or not world.device(1).cache_id:
+        return
+    mend = world.break_backing(1, Effect.HANG)
+    for patience in (0.0, 0.002, 1.0):
+        with trio.move_on_after(patience):
+            await attempt(world.write, 1, 2 * LINE + SECTOR, 9 * LINE)
+        with trio.move_on_after(patience):
+            await attempt(world.barrier, 1)
+        with trio.move_on_after(patience):
+            await attempt(world.write, 1, 3 * LINE + 100, LINE)
+    mend()
+    await trio.sleep(PATIENCE)
+    await world.barrier(1)
+    world.clear_counts()
+
+
+async def drop_called_off(world: World) -> None:
+    """`drop_caches` is called off while a write-back hangs, and asked for again."""
+    if not world.there(1) or not world.device(1).cache_id:
+        return
+    cache = world.manager.caches[world.device(1).cache_id]
+    await world.write(1, 0, 3 * LINE)
+    mend = world.break_backing(1, Effect.HANG)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(attempt, cache.drop_caches)
+        await trio.sleep(1)
+        cache.cancel_drop()
+    with trio.move_on_after(PATIENCE):  # in a small ring a disk that hangs gets no room
+        await attempt(world.write, 1, LINE, SECTOR)
+    mend()
+    await trio.sleep(PATIENCE)
+    await cache.drop_caches()
+    world.clear_counts()
+
+
+async def suspend_and_resume(world: World) -> None:
+    """Requests wait at the gate, with and without a flush before it closed."""
+    if not world.there(1):
+        return
+    device = world.device(1)
+    for flush in (True, False):
+        await world.write(1, LINE, LINE)
+        barrier = world.model.begin_barrier(1)
+        await world.manager.suspend(device, flush=flush)
+        if flush:
+            barrier.done()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.write, 1, LINE, 2 * SECTOR)
+            nursery.start_soon(world.barrier, 1)
+            await trio.sleep(1)
+            world.manager.resume(device)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from types import TracebackType
 
 import attrs
@@ -12,6 +12,7 @@ import trio
 
 from lcfs.engine.block_store import BlockStore
 from lcfs.engine.device import Device
+from lcfs.engine.errors import LcfsError
 from lcfs.engine.formatting import format_image
 from lcfs.engine.geometry import LINE, SECTOR, SUPERBLOCK_AREA
 from lcfs.engine.manager import Manager, open_manager
@@ -170,13 +171,22 @@ class World:
     async def kill(self) -> None:
         """The process dies, the machine lives: the next `start` finds everything that was written.
 
-        The old mount ends in a world of its own, where nobody sees what it writes.
+        The old mount ends in a world of its own, where nobody sees what it writes, nor that it cannot any more.
         """
         self.log = self.log.carried_on()
         self.storage = self.storage.crash(keep_all)
         self.storage.log = self.log
         self.storage.wrap = self._breakable
-        await self.stop()
+        with suppress(LcfsError):
+            await self.stop()
+
+    async def kill_and_start(self) -> None:
+        """The process dies and the next one recovers, which is judged."""
+        await self.kill()
+        await self.start()
+        contents = await self.contents()
+        self.model.check_recovered(contents)
+        self.model.settle(contents)
 
     def device(self, disk: int) -> Device:
         """The disk, which must be there."""
@@ -225,7 +235,11 @@ class World:
 
     def break_backing(self, disk: int, effect: Effect, *, times: int | None = None) -> Callable[[], None]:
         """Writes to a disk's backing (the next `times`, or all) fail, or hang, until the function returned is called."""
-        fault = self._stores[disk_path(disk)].add(Fault(Operation.WRITE, effect, times=times))
+        return self.break_store(disk_path(disk), Fault(Operation.WRITE, effect, times=times))
+
+    def break_store(self, path: str, fault: Fault) -> Callable[[], None]:
+        """Calls to the store at `path` meet `fault` until the function returned is called."""
+        self._stores[path].add(fault)
         self._broken.append(fault)
 
         def mend() -> None:
