@@ -159,7 +159,7 @@ BUGS: tuple[Bug, ...] = (
         "a partial write leaves the line's older dirty sectors behind",
         (Edit(WritePath._put_sectors, "carried = states.dirty[index] & ~mask & FULL if index else 0", "carried = 0"),),
         Exploration(),
-        ("Violation read", "Violation R1", "Violation R2"),
+        ("Violation read", "Violation R1", "Violation R2", "Violation R3"),
         "2013 lost them in recovery only; here a line has one place, so they would be lost at once.",
     ),
     Bug(
