@@ -59,7 +59,7 @@ ENGINE_LAYERS: tuple[tuple[str, set[str]], ...] = (
         },
     ),
     ("cache", {"cache"}),
-    ("recovery", {"recover"}),
+    ("recovery", {"inspection", "recover", "repair"}),
     ("device", {"device"}),
     ("manager", {"manager", "messages", "mounted", "orphan", "startup"}),
     ("door", {"__init__"}),

@@ -159,6 +159,31 @@ def test_two_damaged_superblocks(terminal: Terminal, image: Path) -> None:
     assert "both superblocks are damaged" in terminal.refused("dump", image)
 
 
+@pytest.mark.parametrize("copy", [0, 1])
+def test_a_damaged_superblock_is_repaired(copy: int, terminal: Terminal, image: Path) -> None:
+    overwrite(image, SUPERBLOCK_COPIES[copy] + 40, b"damage")
+    (damage,) = terminal.rows("check", image, code=4)[0]["damages"]
+    assert (damage["verdict"], damage["offset"], damage["disk"]) == ("superblock-copy", SUPERBLOCK_COPIES[copy], None)
+    said = terminal.run("check", "--repair", image, code=1)
+    assert f"REPAIRED: superblock copy {copy} was written anew from copy {1 - copy}" in said
+    assert "no damage found" in said
+    (checked,) = terminal.rows("check", "--repair", image)
+    assert (checked["repaired"], checked["counts"]) == ([], {})
+
+
+def test_what_cannot_be_repaired_is_left_as_it_is(terminal: Terminal, image: Path) -> None:
+    for offset in SUPERBLOCK_COPIES:
+        overwrite(image, offset + 40, b"damage")
+    before = image.read_bytes()
+    terminal.run("check", "--repair", "--cut-log", image, code=4)
+    assert image.read_bytes() == before
+    assert "say --repair with it" in terminal.refused("check", "--cut-log", image, code=16)
+    with open(image, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "in use" in terminal.refused("check", "--repair", image, code=8)
+    assert image.read_bytes() == before
+
+
 def test_what_cannot_be_checked(tmp_path: Path, terminal: Terminal, image: Path) -> None:
     (tmp_path / "data").write_bytes(os.urandom(4 * MIB))
     (tmp_path / "small").write_bytes(b"small")

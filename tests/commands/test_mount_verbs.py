@@ -269,3 +269,29 @@ def test_check_and_dump_a_log(lcfs: Lcfs) -> None:
 
 def _offset(record: dict[str, Any], block: int) -> int:
     return (record["segment_id"] << 20) + block * LINE
+
+
+def test_a_log_with_a_hole_is_cut_when_asked(lcfs: Lcfs) -> None:
+    lcfs.mount("--device", "d.img,size=8M")
+    for count in (1, 2, 3):
+        write_lines(lcfs, 1, count)
+        lcfs.store("caches/1/flush_current_buffer", 1)
+    lcfs.kill9()
+    image = lcfs.directory / "ssd.img"
+    with open(image, "r+b") as file:
+        file.seek((1 << 20) + 2 * LINE + 40)  # the header of the second record
+        file.write(b"damage")
+    refused = lcfs.run("mount", "mnt", "--cache", "ssd.img", check=False)
+    assert (refused.returncode, refused.stderr.count("was durable and is damaged")) == (32, 1)
+    before = image.read_bytes()
+    left = lcfs.run("check", "--repair", "ssd.img", check=False)
+    assert left.returncode == 4
+    assert "1 whole records behind it (lines: 3 of disk 1)" in left.stdout
+    assert image.read_bytes() == before
+    cut = lcfs.run("check", "--repair", "--cut-log", "ssd.img", check=False)
+    assert cut.returncode == 1
+    assert "REPAIRED: the log ends at segment 1, block 2 now; given up: 1 whole records behind it" in cut.stdout
+    lcfs.run("check", "ssd.img")
+    lcfs.mount()
+    assert lcfs.read("caches/1/state") == "running"
+    assert first_bytes(lcfs.directory / "mnt/devices/1", 3 * LINE) == bytes([1]) * LINE + bytes(2 * LINE)

@@ -18,11 +18,11 @@ from lcfs.engine.superblock import SuperblockCopies
 T = TypeVar("T")
 
 
-def with_image(path: str, work: Callable[[BlockStore], Awaitable[T]]) -> T:
-    """`work`'s result on the image at `path`, opened for reading and locked. Raises CommandFailed."""
+def with_image(path: str, work: Callable[[BlockStore], Awaitable[T]], *, readonly: bool = True) -> T:
+    """`work`'s result on the image at `path`, locked, and opened for reading unless said otherwise. Raises CommandFailed."""
 
     async def run() -> T:
-        store = await FileStorage().open(path, readonly=True)
+        store = await FileStorage().open(path, readonly=readonly)
         try:
             return await work(store)
         finally:

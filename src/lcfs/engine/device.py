@@ -12,7 +12,7 @@ import trio
 
 from lcfs.engine.block_store import BlockStore, Buffer
 from lcfs.engine.cache import Cache
-from lcfs.engine.cached_device import CachedDevice
+from lcfs.engine.cached_device import HUNG_AFTER, CachedDevice
 from lcfs.engine.disk_format import DiskEntry
 from lcfs.engine.errors import Failed, LcfsError, Missing, NoSpace, NotPermitted
 from lcfs.engine.lookup import LineTable
@@ -76,6 +76,9 @@ class Device(CachedDevice):
             return f"failed {self._flush_failure}"
         if self.fault:
             return f"degraded {self.fault}"
+        if self.late:
+            since = f"{HUNG_AFTER:.0f} s"
+            return f"degraded {self.path} has been at one write for more than {since}; its dirty lines stay in the cache"
         return "running"
 
     def entry(self) -> DiskEntry:

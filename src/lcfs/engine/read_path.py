@@ -204,6 +204,8 @@ class ReadPath(Log):
         self.crc_errors += not is_unreadable
         what = "cannot be read from" if is_unreadable else "is damaged on"
         if self.states.dirty[index]:
+            if not is_unreadable:
+                self.ring.bad_lines.add(index)
             log.error("line %d of disk %d %s %s", line, device.id, what, self.path)
             then = "look at the device under it" if is_unreadable else "its newest data is lost"
             raise Failed(f"line {line} of disk {device.id} {what} {self.path}; {then}")

@@ -182,6 +182,7 @@ class WritePath(ReadPath):
                 f"the rest of line {line} of disk {device.id} cannot be read from {self.path}; look at the device under it"
             )
         self.crc_errors += 1
+        self.ring.bad_lines.add(index)
         log.error("line %d of disk %d is damaged on %s", line, device.id, self.path)
         raise Failed(f"line {line} of disk {device.id} is damaged on {self.path}; overwrite it as a whole to mend it")
 
