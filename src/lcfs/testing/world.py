@@ -191,7 +191,8 @@ class World:
     def device(self, disk: int) -> Device:
         """The disk, which must be there."""
         device = self.manager.devices[disk]
-        if not device.present or (device.state != "running" and not self._broken):
+        # one that was mended this moment has not had its turn yet
+        if not device.present or (device.state != "running" and not self._broken and not device.late):
             raise Violation("state", disk, 0, f"is {device.state}")
         return device
 
