@@ -33,7 +33,7 @@ async def unreadable(world: World) -> None:
     with trio.move_on_after(SHORT_OF_PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(attempt, cache.drop_caches)
-            for line in range(6):
+            for line in range(4):
                 await attempt(world.write, 2 if world.there(2) else 1, 2 * line * LINE, LINE)
                 await attempt(world.write, 1, line * LINE + SECTOR, SECTOR)
                 await attempt(world.barrier, 1)

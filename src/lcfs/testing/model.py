@@ -359,7 +359,8 @@ class Model:
             if version is versions[-1]:
                 continue
             ended = _acknowledged(version.piece, at)
-            for later in versions:
+            # in the order in which they were issued, so no earlier one began behind its end
+            for later in versions[versions.index(version) + 1 :]:
                 piece = later.piece
                 if piece.began <= ended or not later.alive(at):
                     continue

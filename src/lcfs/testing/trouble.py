@@ -178,18 +178,16 @@ async def write_around_in_parts(world: World) -> None:
     if not world.there(1) or not world.there(2):
         return
     await world.write(1, LINE, 2 * LINE)
-    for _ in range(2):
-        mend = world.break_backing(1, Effect.ERROR)
-        with trio.move_on_after(PATIENCE):
-            for turn in range(6):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(attempt, world.write, 2, 2 * turn * LINE + SECTOR, 2 * LINE)
-                    nursery.start_soon(attempt, world.write, 1, turn % 3 * LINE + 2 * SECTOR, SECTOR)
-                    nursery.start_soon(attempt, world.barrier, 1 + turn % 2)
-                    nursery.start_soon(attempt, world.write, 2, turn * LINE, LINE)
-                await trio.sleep(0.3)
-        mend()
-        await trio.sleep(1)
+    mend = world.break_backing(1, Effect.ERROR)
+    with trio.move_on_after(PATIENCE):
+        for turn in range(4):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(attempt, world.write, 2, 2 * turn * LINE + SECTOR, 2 * LINE)
+                nursery.start_soon(attempt, world.write, 1, turn % 3 * LINE + 2 * SECTOR, SECTOR)
+                nursery.start_soon(attempt, world.barrier, 1 + turn % 2)
+                nursery.start_soon(attempt, world.write, 2, turn * LINE, LINE)
+            await trio.sleep(0.3)
+    mend()
     await trio.sleep(PATIENCE)
     await _drop_caches(world)
     world.clear_counts()
