@@ -40,7 +40,7 @@ async def unreadable(world: World) -> None:
     mend()
     await trio.sleep(PATIENCE)
     await cache.drop_caches()
-    world.clear_counts()
+    await world.settle()
 
 
 async def log_writes_fail_twice(world: World) -> None:
@@ -69,7 +69,7 @@ async def no_space(world: World) -> None:
     await trio.sleep(PATIENCE)
     await world.barrier(1)
     await cache.commit_super_block()
-    world.clear_counts()
+    await world.settle()
 
 
 async def cannot_sync(world: World) -> None:

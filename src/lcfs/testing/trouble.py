@@ -175,7 +175,7 @@ async def attempt(function: Callable[..., Awaitable[object]], *args: object) -> 
 
 async def write_around_in_parts(world: World) -> None:
     """Parts of lines of both disks and barriers, side by side, while the lines of disk 1 have to be copied forward."""
-    if not world.there(1) or not world.there(2):
+    if not all(world.there(disk) and world.device(disk).cache_id for disk in (1, 2)):
         return
     await world.write(1, LINE, 2 * LINE)
     mend = world.break_backing(1, Effect.ERROR)
@@ -190,7 +190,7 @@ async def write_around_in_parts(world: World) -> None:
     mend()
     await trio.sleep(PATIENCE)
     await _drop_caches(world)
-    world.clear_counts()
+    await world.settle()
 
 
 async def backing_that_cannot_sync(world: World) -> None:
@@ -206,7 +206,7 @@ async def backing_that_cannot_sync(world: World) -> None:
     mend()
     await trio.sleep(PATIENCE)
     await _drop_caches(world)
-    world.clear_counts()
+    await world.settle()
 
 
 async def requests_called_off(world: World) -> None:
@@ -220,11 +220,11 @@ async def requests_called_off(world: World) -> None:
         with trio.move_on_after(patience):
             await attempt(world.barrier, 1)
         with trio.move_on_after(patience):
-            await attempt(world.write, 1, 3 * LINE + 100, LINE)
+            await attempt(world.write, 1, 3 * LINE + SECTOR, LINE)
     mend()
     await trio.sleep(PATIENCE)
+    await world.settle()
     await world.barrier(1)
-    world.clear_counts()
 
 
 async def drop_called_off(world: World) -> None:
@@ -243,7 +243,7 @@ async def drop_called_off(world: World) -> None:
     mend()
     await trio.sleep(PATIENCE)
     await cache.drop_caches()
-    world.clear_counts()
+    await world.settle()
 
 
 async def suspend_and_resume(world: World) -> None:

@@ -253,6 +253,11 @@ class World:
         """The next read of a cache's image waits until the function returned is called."""
         return self._stores[IMAGES[cache]].add(Fault(Operation.READ, Effect.HANG)).release
 
+    async def settle(self) -> None:
+        """Requests failed or were called off: what can be read now is all that will ever come of them."""
+        self.model.settle(await self.contents())
+        self.clear_counts()
+
     def there(self, disk: int) -> bool:
         """Whether the disk exists now; what is asked of one that does not is not done."""
         return disk in self.manager.devices
