@@ -9,7 +9,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types format unit crash planted fuzz sweep kill bench profile setup clean
+.PHONY: help run test check lint types format unit crash planted fuzz simulate sweep kill bench profile setup clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)$$/  make \1\t\2/p' Makefile | expand -t 18
@@ -31,6 +31,9 @@ planted: setup ## plant the bugs of 2013 one at a time, and tell what finds each
 
 fuzz: setup ## spoil every field, image, control line, value and option that is read; ROUNDS=1000
 	@LCFS_FUZZ_ROUNDS=$(or $(ROUNDS),1000) $(PY) -m pytest -q --timeout=7200 tests/fuzz $(ARGS)
+
+simulate: setup ## days in the life of a mount, with trouble and crashes, in simulated time; ROUNDS=200 SEED=s STRETCHES=8
+	@$(PY) -m tests.simulation $(if $(ROUNDS),ROUNDS=$(ROUNDS)) $(if $(SEED),SEED=$(SEED)) $(if $(STRETCHES),STRETCHES=$(STRETCHES))
 
 sweep: setup ## every operation x every call it makes x every fault, and cancelled at every checkpoint; SEED=s SHARE=n
 	@$(PY) -m tests.faults.sweep $(if $(SEED),SEED=$(SEED)) $(if $(SHARE),SHARE=$(SHARE))

@@ -7,7 +7,13 @@ from hypothesis import settings
 
 from tests.plugins.machine import in_ci
 
-pytest_plugins = ["pytester", "tests.plugins.requirements", "tests.plugins.log_check", "tests.plugins.leftovers"]
+pytest_plugins = [
+    "pytester",
+    "tests.plugins.requirements",
+    "tests.plugins.log_check",
+    "tests.plugins.leftovers",
+    "tests.plugins.said",
+]
 
 # An example may take long on a busy machine, and a red CI must be red again when it is run again.
 settings.register_profile("lcfs", deadline=None, derandomize=in_ci(), print_blob=True)

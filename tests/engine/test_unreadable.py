@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock as Clock
 
-from lcfs.engine.errors import Failed
+from lcfs.engine.errors import Failed, NoSpace
 from lcfs.engine.geometry import LINE
 from lcfs.engine.unreadable import PATIENCE
 from lcfs.testing import Fault, Operation, lose_all
@@ -81,6 +81,29 @@ async def test_patience_ends_where_writers_wait(disks: dict[int, int], autojump_
     async with lab.run() as rig:
         with pytest.raises(Failed, match="line 3 of disk 1 is damaged"):
             await rig.read(1, 3 * LINE, LINE)
+
+
+async def test_while_the_device_is_away_nothing_is_given_up(autojump_clock: Clock, expect_log: ExpectLog) -> None:
+    """Not one block can be read, for hours: writers are told that there is no room, and no line loses its data."""
+    expect_log("lines cannot be read")
+    expect_log("image cannot be read at block", at_least=0)
+    lab = await Lab.new(disks=TWO_DISKS, segments=5)
+    async with lab.run(nowait=False) as rig:
+        for line in range(4):
+            await rig.write(1, line * LINE, page(line))
+        await rig.cache.barrier()
+        rig.cache.close_segment()
+        fault = rig.image.add(Fault(Operation.READ, times=None))
+        with pytest.raises(NoSpace, match="the cache is full and image cannot be read"):
+            for number in range(100):
+                await rig.write(2, number % 60 * LINE, page(number))
+        await trio.sleep(10_000)
+        assert (rig.cache.crc_errors, rig.cache.ring.bad_lines) == (0, set())
+        fault.release()
+        await rig.cache.drop_caches()
+        assert rig.cache.state == "running"
+        for line in range(4):
+            assert rig.backing(1, line * LINE, LINE) == page(line)
 
 
 async def test_where_nobody_waits_patience_has_no_end(autojump_clock: Clock, expect_log: ExpectLog) -> None:

@@ -112,24 +112,31 @@ class FaultModel(Model):
     """The oracle, told what became of writes that failed."""
 
     def note_failed(self, write: Write, content: bytes) -> None:
-        """A write failed, and its range reads as `content` now: each sector is new for good, or old for good."""
+        """A write failed, and its range reads as `content` now: each sector is new for good, or old for good.
+
+        Where a part of a piece was written again since, what is read does not tell, and both stay possible.
+        """
         now = self.now()
-        seen: dict[int, bool] = {}
         first = write.offset // SECTOR
-        for (disk, sector), versions in self._versions.items():
-            if disk != write.disk:
+        for piece in write.pieces:
+            mine = [
+                (sector, version, version is versions[-1])
+                for (disk, sector), versions in self._versions.items()
+                if disk == write.disk
+                for version in versions
+                if version.piece is piece and version.died > now
+            ]
+            if not all(newest for _, _, newest in mine):
                 continue
-            for version in versions:
-                if version.piece not in write.pieces or version.died <= now:
-                    continue
-                at = (sector - first) * SECTOR
-                there = content[at : at + SECTOR] == version.content
-                seen[write.pieces.index(version.piece)] = seen.get(write.pieces.index(version.piece), False) or there
-                if not there:
+            there = {
+                sector: content[(sector - first) * SECTOR : (sector - first + 1) * SECTOR] == version.content
+                for sector, version, _ in mine
+            }
+            for sector, version, _ in mine:
+                if not there[sector]:
                     version.died = now
-        for number, there in seen.items():
-            if there:
-                write.pieces[number].acknowledged = now
+            if any(there.values()):
+                piece.acknowledged = now
 
     def check_origins(self, contents: Mapping[int, bytes], at: float) -> None:
         """R2 alone: every sector holds something that was written to it. Raises Violation."""

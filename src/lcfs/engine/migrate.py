@@ -460,6 +460,8 @@ class Migrator:
             return False
         crcs = ring.states.crc_array[indices].tolist()
         data, places, good, damaged = await self._read_lines(indices, crcs)
+        # where nothing can be read it is the device that is away, and comes back with its data, however long that takes
+        away = not all(good) and not any(good) and bool(await self._read_span(0, memoryview(bytearray(LINE))))
         if ring.tail > segment_id:
             return True
         for row, index in enumerate(indices.tolist()):
@@ -467,7 +469,7 @@ class Migrator:
             if device is None or not ring.states.dirty[index]:
                 continue
             if index not in ring.bad_lines and not good[row]:
-                if not damaged[row] and not self._is_given_up(index):
+                if not damaged[row] and (away or not self._is_given_up(index)):
                     # its data may be good, and copying it without would be losing it
                     continue
                 ring.bad_lines.add(index)
@@ -477,6 +479,9 @@ class Migrator:
                     self._give_up()
                 break
         self._seal_copies()
+        if away:
+            self._on_stuck(f"the cache is full and {self._image.name} cannot be read; look at the device under it")
+            return False
         return await self.advance_tail(segment_id)
 
     def _give_up(self) -> None:

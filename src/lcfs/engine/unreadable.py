@@ -3,8 +3,10 @@
 
 A wrong CRC, read several times, is the medium's last word. A read that *fails* may be a device that is away for a
 while, and its data may be as good as ever. So such a line stays what it is, dirty and in its place, and is tried
-again and again, after longer and longer pauses. Only where the ring is full and writers wait for its segment, and only
-after PATIENCE seconds, is it given up and counts as damaged (`Migrator._make_way`).
+again and again, after longer and longer pauses. Only where the ring is full and writers wait for its segment, only
+after PATIENCE seconds, and only where other blocks of the image can be read, is it given up and counts as damaged
+(`Migrator._make_way`): then it is the sector that is gone, and not the device. While the device is away those writers
+get ENOSPC.
 """
 
 from __future__ import annotations

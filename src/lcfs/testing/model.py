@@ -255,7 +255,7 @@ class Model:
         """After a crash at that time and a recovery, each disk has the cache `caches` says. Raises Violation."""
         for disk, found in caches.items():
             changes = [change for change in self._changes[disk] if change.began <= at]
-            settled = max(i for i, change in enumerate(changes) if change.ended <= at)
+            settled = max(i for i, change in enumerate(changes) if change.ended <= at and change.ended != NEVER)
             allowed = {change.cache for change in changes[settled:]}
             if found not in allowed:
                 raise Violation("R9", disk, 0, f"has cache {found}, not one of {allowed}")
@@ -292,8 +292,9 @@ class Model:
         """Forget versions that no crash can bring back any more; states of the past cannot be judged then."""
         for (disk, sector), versions in self._versions.items():
             floor = self._floor(disk, NEVER)
-            solid = max((v.piece.began for v in versions if v.piece.acknowledged < floor), default=-NEVER)
-            self._versions[disk, sector] = kept_here = [v for v in versions if v.piece.acknowledged >= solid]
+            living = [v for v in versions if v.died == NEVER]
+            solid = max((v.piece.began for v in living if v.piece.acknowledged < floor), default=-NEVER)
+            self._versions[disk, sector] = kept_here = [v for v in living if v.piece.acknowledged >= solid]
             self._by_content[disk, sector] = by_content(kept_here)
         kept = {version.piece for versions in self._versions.values() for version in versions}
         self._pieces = [piece for piece in self._pieces if piece in kept]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the sweeps have run is said at the end of the test run."""
+"""What sweeps and simulations have run is said at the end of the test run."""
 
 from collections.abc import Callable
 
@@ -17,5 +17,5 @@ def say_at_the_end(request: pytest.FixtureRequest) -> Callable[[str], None]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """After the tests."""
     for text in terminalreporter.config.stash.get(_counts, []):
-        terminalreporter.section("fault sweep")
+        terminalreporter.section("campaigns")
         terminalreporter.write_line(text)
