@@ -7,9 +7,7 @@ import os
 from collections.abc import Callable
 
 import pytest
-import trio
 
-from lcfs.engine.device import Device
 from lcfs.engine.log import Log
 from lcfs.engine.migrate import Migrator
 from lcfs.engine.read_path import ReadPath
@@ -83,22 +81,6 @@ def test_a_planted_bug_shows(bug: str) -> None:
                 break
     assert findings, f"{bug}: nothing shows in 12 lives"
     assert any(kind in findings[0] for kind in kinds.split("|")), findings[0]
-
-
-def test_a_disk_that_waits_for_anothers_backing_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    lock = trio.Lock()
-    original = Device.read
-
-    async def read_one_at_a_time(self: Device, offset: int, length: int) -> object:
-        async with lock:
-            return await original(self, offset, length)
-
-    monkeypatch.setattr(Device, "read", read_one_at_a_time)
-    for seed in range(12):
-        findings = live(seed, STRETCHES).findings
-        if findings:
-            break
-    assert "Violation: R6" in findings[0]
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
