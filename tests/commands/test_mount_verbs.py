@@ -233,6 +233,21 @@ def test_several_mounts_need_a_name(lcfs: Lcfs) -> None:
     assert {str(lcfs.directory / name) for name in "ab"} <= set(listed)
 
 
+def test_status_does_not_wait_for_a_daemon_that_does_not_answer(lcfs: Lcfs) -> None:
+    lcfs.mount("--cache", "a.img", at="a")
+    lcfs.mount("--cache", "b.img", at="b")
+    stopped = lcfs.pid("a")
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        done = lcfs.run("status", check=False)
+        assert f"{lcfs.directory}/a has not answered for 5 s" in done.stderr
+        assert f"{lcfs.directory}/b (" in done.stdout
+        assert done.returncode == 1
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    assert "cache 1: running" in lcfs.run("status", "a").stdout
+
+
 def test_check_and_dump_a_log(lcfs: Lcfs) -> None:
     lcfs.mount("--device", "d.img,size=8M")
     write_lines(lcfs, 1, 3)

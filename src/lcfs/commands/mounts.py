@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from glob import glob
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from typing import NamedTuple
 from lcfs.commands.failure import CommandFailed
 
 FS_TYPE = "fuse.lcfs"
+ANSWER_PATIENCE = 5.0
+"""Seconds a daemon is given to answer before others are told that it does not."""
 
 
 class Mount(NamedTuple):
@@ -98,6 +101,18 @@ def is_dead(mountpoint: str) -> bool:
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
+
+
+def require_answer(mountpoint: str) -> None:
+    """Raise CommandFailed where the daemon behind this mount says nothing for ANSWER_PATIENCE seconds."""
+    # a thread, since nothing ends a system call that waits for a FUSE daemon; this process can end beside it
+    asking = threading.Thread(target=is_dead, args=(mountpoint,), daemon=True)
+    asking.start()
+    asking.join(ANSWER_PATIENCE)
+    if asking.is_alive():
+        raise CommandFailed(
+            f"{mountpoint} has not answered for {ANSWER_PATIENCE:.0f} s: its daemon is stopped or hangs; look at its log"
+        )
 
 
 def loops_on(mountpoint: str) -> list[Loop]:

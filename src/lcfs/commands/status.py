@@ -12,7 +12,7 @@ from lcfs.commands.arguments import add_json_option
 from lcfs.commands.control import Tree
 from lcfs.commands.failure import FAILED, CommandFailed
 from lcfs.commands.listing import print_json
-from lcfs.commands.mounts import Mount, is_dead, lcfs_mounts, the_mount
+from lcfs.commands.mounts import Mount, is_dead, lcfs_mounts, require_answer, the_mount
 from lcfs.commands.run_file import daemon_of
 
 NAME = "status"
@@ -44,11 +44,12 @@ def run(options: argparse.Namespace) -> int:
     unreadable = 0
     for mount in mounts:
         try:
+            require_answer(mount.mountpoint)
             if options.json:
                 described.append(describe(mount))
             else:
                 texts.append(text_of(mount))
-        except CommandFailed as failure:  # one that is going away, or not ours to read, hides no other
+        except CommandFailed as failure:  # one that is going away, hangs, or is not ours to read, hides no other
             print(f"{options.prog}: {failure}", file=sys.stderr)
             unreadable += 1
     if options.json:

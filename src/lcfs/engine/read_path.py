@@ -99,7 +99,8 @@ class ReadPath(Log):
                     failed = (line + good, now, self.states.crc[now])
                     failures = failures + 1 if failed == suspect else 1
                     suspect = failed
-                    if failures >= ATTEMPTS:
+                    # for a clean line nobody needs to wait: the backing has it
+                    if failures >= ATTEMPTS or (is_unreadable and not self.states.dirty[now]):
                         self._give_up_line(device, line + good, is_unreadable)
                     elif is_unreadable:
                         await trio.sleep(READ_AGAIN_PAUSE)
