@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Limits that only a large cache would meet, made small: too few buffers, too much unsynced log, batches that do not fit."""
+
+import pytest
+
+from lcfs.engine import flush, log, log_reader, migrate, read_path, ring, write_path
+from lcfs.engine.barrier import Barriers
+from lcfs.engine.migrate import Migrator
+from lcfs.engine.recover import resume_cache
+from lcfs.engine.write_buffer import BufferPool, WriteBuffer
+from lcfs.testing.explore import WORKLOADS_PER_SEED, in_trio
+from lcfs.testing.explorer import Explorer, script_of
+
+STATES = 3000
+
+
+@pytest.mark.parametrize("nr_buffers", [1, 3])
+def test_no_promise_is_broken_where_limits_are_met(nr_buffers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(resume_cache.__kwdefaults__, "nr_buffers", nr_buffers)
+    monkeypatch.setattr(log, "UNSYNCED_SEGMENTS", 1)
+    monkeypatch.setattr(log, "MOST_UNSYNCED", 1 + nr_buffers)
+    monkeypatch.setattr(log_reader, "LOOKAHEAD_SEGMENTS", 3 + nr_buffers)
+    monkeypatch.setattr(flush, "WRITES_PER_HOP", 1)
+    monkeypatch.setattr(ring, "SCAN_SEGMENTS", 1)
+    monkeypatch.setattr(read_path, "SMALL_RUN", 1)
+    monkeypatch.setattr(write_path, "SMALL_RUN", 1)
+    monkeypatch.setattr(migrate, "EXTENTS_PER_HOP", 1)
+    monkeypatch.setattr(migrate, "READ_GAP", 1)
+    monkeypatch.setattr(migrate, "FIRST_DRAIN", 1)
+    monkeypatch.setattr(migrate, "BATCH_LINES", 2)
+    monkeypatch.setattr(Migrator.write_back, "__defaults__", (2,))
+    met = {"no buffer": 0, "a flush asked for by the log": 0}
+    take, request = BufferPool.take_nowait, Barriers.request
+
+    def counted_take(pool: BufferPool) -> WriteBuffer | None:
+        buffer = take(pool)
+        met["no buffer"] += buffer is None
+        return buffer
+
+    def counted_request(barriers: Barriers, position: int) -> None:
+        met["a flush asked for by the log"] += 1
+        request(barriers, position)
+
+    monkeypatch.setattr(BufferPool, "take_nowait", counted_take)
+    monkeypatch.setattr(Barriers, "request", counted_request)
+
+    async def explore() -> None:
+        explorer = Explorer(STATES)
+        number = nr_buffers * WORKLOADS_PER_SEED
+        while not explorer.done:
+            await explorer.explore(script_of(number))
+            number += 1
+
+    in_trio(explore)
+    assert all(met.values()), met
