@@ -15,6 +15,7 @@ PAGES = {
     "lcfs-mount": [command_line.mount],
     "lcfs-umount": [command_line.umount],
     "lcfs-status": [command_line.status],
+    "lcfs-iostat": [command_line.iostat],
     "lcfs-check": [command_line.check],
     "lcfs-dump": [command_line.dump],
     "lcfs-cache": list(command_line.CACHE_VERBS),
