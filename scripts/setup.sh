@@ -14,7 +14,8 @@ flock 9
 build_packages=(gcc libc6-dev pkg-config libfuse3-dev fuse3)
 # What the tests drive a mounted disk with.
 test_packages=(
-    attr e2fsprogs fio kmod libnbd-bin mount nbdkit qemu-system-common qemu-utils sqlite3 strace util-linux xfsprogs
+    attr e2fsprogs fio kmod libnbd-bin mandoc mount nbdkit qemu-system-common qemu-utils sqlite3 strace systemd util-linux
+    xfsprogs
 )
 # What make kill runs besides.
 kill_packages=(postgresql)
@@ -118,7 +119,8 @@ if command -v dpkg-query >/dev/null; then
 else
     say "this is not a Debian system, so its packages are yours to install; needed are a C compiler, pkg-config," \
         "libfuse 3 with headers and fusermount3, and for the tests fio, mkfs.ext4, mkfs.xfs, losetup, getfattr," \
-        "nbdkit, nbdfuse, qemu-img, qemu-storage-daemon, sqlite3 and strace, for make kill PostgreSQL"
+        "nbdkit, nbdfuse, qemu-img, qemu-storage-daemon, sqlite3, strace, systemd-analyze and mandoc, for make kill" \
+        "PostgreSQL"
 fi
 
 if is_root; then

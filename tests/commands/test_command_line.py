@@ -49,6 +49,7 @@ def usage_of(*words: str) -> int:
         ("device", "bind", "1", "--sector-size", "1024"),
         ("dump", "x.img", "0"),
         ("umount",),
+        ("umount", "mnt", "--all"),
     ],
 )
 def test_wrong_invocation(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +60,9 @@ def test_wrong_invocation(words: tuple[str, ...], capsys: pytest.CaptureFixture[
 
 
 def test_wrong_invocation_of_mount_and_check() -> None:
-    assert usage_of("mount") == usage_of("mount", "mnt") == usage_of("mount", "mnt", "--cache", "x", "--bogus")
+    assert usage_of("mount") == usage_of("mount", "mnt", "--cache", "x", "--bogus")
+    assert usage_of("mount") == usage_of("mount", "mnt", "--device", "x") == usage_of("mount", "mnt", "--all")
+    assert usage_of("mount", "--all", "--cache", "x") == usage_of("mount", "--all", "-f") == MOUNT_USAGE
     assert usage_of("mount") == MOUNT_USAGE
     assert usage_of("check") == CHECK_USAGE
 
@@ -116,7 +119,7 @@ def test_a_refused_mount(
     assert os.listdir(tmp_path) == ["mnt"]
 
 
-@pytest.mark.parametrize("words", [["--help"], ["status"], ["status", "--json"], ["umount", "/"], ["mount", "/nowhere"]])
+@pytest.mark.parametrize("words", [["--help"], ["status"], ["status", "--json"], ["umount", "/"], ["mount"]])
 def test_light_verbs_load_nothing_heavy(words: list[str]) -> None:
     script = f"""
 import sys

@@ -14,6 +14,8 @@ LAST_ID = 254
 """The same as `lcfs.engine.geometry.MAX_ID`, said again because importing the engine takes 0.2 s."""
 DEFAULT_CACHE_SIZE = 256 << 20
 """Bytes of a cache image that is created without being told a size."""
+TAB = "/etc/lcfs.toml"
+"""The tab file, unless another is named."""
 LARGEST_SIZE = (1 << 63) - 1
 """off_t."""
 

@@ -25,7 +25,7 @@ from collections.abc import AsyncIterator, Iterator
 import trio
 
 from lcfs import fuse_loop
-from lcfs.commands import daemon_log, live
+from lcfs.commands import daemon_log, live, service
 from lcfs.commands.background import CALLED_OFF, Reporter
 from lcfs.commands.failure import FAILED, MOUNT_FAILED, MOUNT_INTERRUPTED, CommandFailed
 from lcfs.commands.mount_plan import MountPlan
@@ -53,6 +53,9 @@ def serve(plan: MountPlan, reporter: Reporter, storage: Storage | None = None) -
     """
     # until trio takes them: one that came during the trial mount would leave it behind
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    notifier = service.Notifier(os.environ if plan.service else {})
+    if notifier:
+        reporter = service.ServiceReporter(reporter, notifier)
     try:
         daemon_log.configure(plan, reporter)
         become_io_flusher()
@@ -61,7 +64,7 @@ def serve(plan: MountPlan, reporter: Reporter, storage: Storage | None = None) -
         reporter.failed(str(failure), failure.exit_code)
         return failure.exit_code
     try:
-        return trio.run(Daemon(plan, reporter, storage or FileStorage()).run)
+        return trio.run(Daemon(plan, reporter, storage or FileStorage(), notifier).run)
     finally:
         if plan.pid_file is not None:
             _remove_pid_file(plan.pid_file)
@@ -70,13 +73,16 @@ def serve(plan: MountPlan, reporter: Reporter, storage: Storage | None = None) -
 class Daemon:
     """One mount, from its first open to its last close."""
 
-    def __init__(self, plan: MountPlan, reporter: Reporter, storage: Storage) -> None:
+    def __init__(self, plan: MountPlan, reporter: Reporter, storage: Storage, notifier: service.Notifier) -> None:
         self._plan = plan
         self._reporter = reporter
         self._storage = storage
+        self._notifier = notifier
         self._manager: Manager | None = None
         """Set once the tree has answered."""
         self._called_off = False
+        self._holders = ""
+        """Who keeps the tree busy that is to be unmounted."""
         self._run_file: RunFile | None = None
 
     async def run(self) -> int:
@@ -86,7 +92,7 @@ class Daemon:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._obey, signals, nursery)
-                    await self._keep()
+                    await self._keep(nursery)
                     nursery.cancel_scope.cancel()
         except Exception as exc:
             return self._fail(exc)
@@ -98,7 +104,7 @@ class Daemon:
         log.info("%s: stopped cleanly", self._plan.mountpoint)
         return 0
 
-    async def _keep(self) -> None:
+    async def _keep(self, outer: trio.Nursery) -> None:
         plan = self._plan
         async with open_manager(plan.spec(), self._storage, say=self._say) as manager:
             async with trio.open_nursery() as nursery:
@@ -106,7 +112,17 @@ class Daemon:
                 self._announce(manager)
                 if plan.live:
                     nursery.start_soon(live.show, manager, plan, self._reporter)
+                if self._notifier:
+                    nursery.start_soon(service.watch, self._notifier, plan.mountpoint, lambda: self._status(manager))
+            if self._notifier:
+                self._notifier.tell("STOPPING=1")
+                outer.start_soon(service.keep_asking, self._notifier, "unmounted; writing what is only in RAM")
             log.info("%s: unmounted; writing what is only in RAM", plan.mountpoint)
+
+    def _status(self, manager: Manager) -> str:
+        """One line for `systemctl status`; what keeps a stopping tree busy comes first."""
+        caches = [f"cache {c.id} {c.state.split()[0]}, {c.nr_dirty_caches} dirty lines" for c in manager.caches.values()]
+        return "; ".join([*([f"stopping, busy: {self._holders}"] if self._holders else []), *caches])
 
     def _say(self, text: str) -> None:
         if ": recovering, " in text:  # the one thing the engine says again and again
@@ -148,6 +164,7 @@ class Daemon:
             elif not stopping:
                 stopping = True
                 log.info("%s: stopping", name)
+                self._notifier.tell("STOPPING=1", "STATUS=stopping")
                 nursery.start_soon(self._stop, self._manager)
             else:
                 log.warning("%s again: %s is taken away from whoever holds it", name, self._plan.mountpoint)
@@ -162,7 +179,6 @@ class Daemon:
                 await cache.commit_super_block()
             except (LcfsError, OSError) as error:
                 log.error("cache %d could not write what is only in RAM: %s", cache.id, error)
-        said = ""
         while True:
             try:
                 await trio.to_thread.run_sync(unmount, mountpoint, abandon_on_cancel=True)
@@ -174,8 +190,9 @@ class Daemon:
                 if mount is None or mount.fs_type != FS_TYPE:
                     return  # somebody else, or a second signal, was faster
                 holders = str(failure)
-            if holders != said:
-                said = holders
+            if holders != self._holders:
+                self._holders = holders
+                self._notifier.tell(f"STATUS={self._status(manager)}")
                 log.warning("%s is busy and is served on: %s; a second signal takes it away", mountpoint, holders)
             await trio.sleep(RETRY)
 
@@ -215,10 +232,14 @@ def _leaves(exc: BaseException) -> Iterator[BaseException]:
 
 def _write_pid_file(path: str) -> None:
     try:
-        with open(path, "w", encoding="ascii") as pid_file:
+        with open(path, "w", encoding="ascii", opener=_not_through_a_link) as pid_file:
             pid_file.write(f"{os.getpid()}\n")
     except OSError as error:
         log.error("%s could not be written: %s", path, error.strerror)
+
+
+def _not_through_a_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o644)
 
 
 def _remove_pid_file(path: str) -> None:

@@ -8,12 +8,13 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lcfs.commands.arguments import DEFAULT_CACHE_SIZE, Parser, parse_size
+from lcfs.commands.arguments import DEFAULT_CACHE_SIZE, TAB, Parser, parse_size
 from lcfs.commands.failure import MOUNT_FAILED, MOUNT_USAGE, CommandFailed
 
 if TYPE_CHECKING:
     from lcfs.commands.background import Reporter
     from lcfs.commands.mount_plan import MountPlan
+    from lcfs.commands.tab import Entry
 
 NAME = "mount"
 HELP = "mount caches and their disks, creating what is missing"
@@ -21,14 +22,14 @@ HELP = "mount caches and their disks, creating what is missing"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options and positionals."""
+    parser.set_defaults(usage_error=parser.error)
     if isinstance(parser, Parser):
         parser.usage_exit = MOUNT_USAGE
-    parser.add_argument("mountpoint", metavar="MNT", help="an empty directory")
+    parser.add_argument("mountpoint", metavar="MNT", nargs="?", help="an empty directory; or a name in the tab file")
     parser.add_argument(
         "--cache",
         metavar="[ID=]IMAGE",
         action="append",
-        required=True,
         help="a cache image, created when missing; repeat for more caches",
     )
     parser.add_argument("--cache-size", metavar="SIZE", help="size of an image that is created (default: 256M)")
@@ -39,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a disk on the backing PATH, created when missing; cache=0: without a cache; repeat for more disks",
     )
+    parser.add_argument("-a", "--all", action="store_true", help="mount what the tab file names and is not mounted yet")
+    parser.add_argument("--tab", metavar="FILE", default=TAB, help=f"the tab file, see lcfs.toml(5) (default: {TAB})")
     parser.add_argument("-o", metavar="OPTS", dest="options", action="append", default=[], help="mount options")
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
     parser.add_argument("-d", "--debug", action="store_true", help="stay in the foreground and log everything")
@@ -49,45 +52,99 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check what can be checked without the engine, then start the daemon."""
+    if options.all:
+        return _run_all(options)
+    if options.mountpoint is None:
+        options.usage_error("MNT is missing; give a directory, a name in the tab file, or --all")
+    return start(plan_of(options))
+
+
+def start(plan: MountPlan) -> int:
+    """Serve a plan in the background or here; the exit code."""
     from lcfs.commands import background
 
-    plan = plan_of(options)
     if plan.background:
         return background.start(partial(_serve, plan), plan.mountpoint)
     return _serve(plan, background.Terminal())
 
 
-def plan_of(options: argparse.Namespace) -> MountPlan:
-    """What the daemon is to do. Clears a dead mount away; changes nothing else. Raises CommandFailed."""
-    from lcfs.commands import mount_point, mount_words
-    from lcfs.commands.background import Terminal
-    from lcfs.commands.mount_options import parse_options
-    from lcfs.commands.mount_plan import MountPlan
+def _run_all(options: argparse.Namespace) -> int:
+    from lcfs.commands.mount_all import mount_all
 
+    if options.mountpoint is not None or options.cache or options.foreground or options.debug or options.live:
+        options.usage_error("--all takes its mounts from the tab file and leaves them in the background")
+    if options.device or options.cache_size or options.pid_file or options.log:
+        options.usage_error("--all takes the words of each mount from the tab file; write them there")
+    try:
+        return mount_all(options.tab, lambda entry: start(_plan(options, entry)))
+    except CommandFailed as error:
+        raise CommandFailed(str(error), MOUNT_FAILED) from None
+
+
+def plan_of(options: argparse.Namespace) -> MountPlan:
+    """What the daemon is to do. Clears a dead mount away; changes nothing else. Raises CommandFailed.
+
+    Without --cache the mount point, or a name, is looked up in the tab file, as mount(8) does in fstab.
+    """
+    from lcfs.commands import mount_words, tab
+
+    if not options.cache:
+        if options.device or options.cache_size:
+            options.usage_error("--device and --cache-size go with --cache; without it the tab file says it all")
+        try:
+            return _plan(options, tab.find(options.tab, options.mountpoint))
+        except CommandFailed as error:
+            raise CommandFailed(str(error), MOUNT_FAILED) from None
     try:
         caches = tuple(mount_words.parse_cache(word) for word in options.cache)
         devices = tuple(mount_words.parse_device(word) for word in options.device)
         mount_words.require_distinct([cache.id for cache in caches], what="cache")
         mount_words.require_distinct([device.id for device in devices], what="disk")
         cache_size = parse_size(options.cache_size) if options.cache_size is not None else DEFAULT_CACHE_SIZE
-        mount_options = parse_options(options.options)
     except ValueError as error:
         raise CommandFailed(str(error), MOUNT_FAILED) from None
-    mountpoint = mount_point.prepare(options.mountpoint, nonempty=mount_options.nonempty, note=Terminal().note)
-    for path in [cache.path for cache in caches] + [device.path for device in devices]:
+    return _plan(options, tab.Entry(options.mountpoint, options.mountpoint, caches, devices, cache_size, (), None, True))
+
+
+def _plan(options: argparse.Namespace, entry: Entry) -> MountPlan:
+    """The plan for an entry of the tab file, or for what the command line says instead of one."""
+    from lcfs.commands import mount_point
+    from lcfs.commands.background import Terminal
+    from lcfs.commands.mount_options import parse_options
+    from lcfs.commands.mount_plan import MountPlan
+
+    try:
+        mount_options = parse_options([*entry.options, *options.options])
+    except ValueError as error:
+        raise CommandFailed(str(error), MOUNT_FAILED) from None
+    mountpoint = mount_point.prepare(entry.mountpoint, nonempty=mount_options.nonempty, note=Terminal().note)
+    for path in [cache.path for cache in entry.caches] + [device.path for device in entry.devices]:
         mount_point.require_outside(mountpoint, path)
+        _require_no_loose_link(path)
+    background = not (options.foreground or options.debug or options.live)
     return MountPlan(
         mountpoint=mountpoint,
-        caches=caches,
-        devices=devices,
-        cache_size=cache_size,
+        caches=entry.caches,
+        devices=entry.devices,
+        cache_size=entry.cache_size,
         options=mount_options,
         live=options.live,
         debug=options.debug,
-        background=not (options.foreground or options.debug or options.live),
+        background=background,
+        service="NOTIFY_SOCKET" in os.environ and not background,
         pid_file=_writable(options.pid_file),
-        log_file=_writable(options.log),
+        log_file=_writable(options.log or entry.log),
     )
+
+
+def _require_no_loose_link(path: str) -> None:
+    """Where a file is to be created, a link could lead that anywhere: whoever laid it out would choose the place."""
+    if os.path.islink(path) and not os.path.exists(path):
+        raise CommandFailed(
+            f"{path} is a link to {os.readlink(path)}, which does not exist, and nothing is created through a link; "
+            "give the path itself",
+            MOUNT_FAILED,
+        )
 
 
 def _writable(path: str | None) -> str | None:
@@ -95,6 +152,7 @@ def _writable(path: str | None) -> str | None:
     if path is None:
         return None
     path = os.path.abspath(path)
+    _require_no_loose_link(path)
     directory = os.path.dirname(path)
     if os.path.isdir(path) or not os.access(path if os.path.exists(path) else directory, os.W_OK):
         raise CommandFailed(f"{path} cannot be written; give a file in a directory that is there", MOUNT_FAILED)

@@ -24,6 +24,8 @@ class MountPlan:
     cache_size: int
     options: MountOptions
     background: bool
+    service: bool = False
+    """systemd started it and wants to be told."""
     live: bool = False
     debug: bool = False
     pid_file: str | None = None

@@ -52,11 +52,12 @@ class ProgressLine:
             sys.stderr.flush()
 
 
-def run_interruptible(work: Callable[[], T], *, progress: Callable[[], str], cancel: Callable[[], None]) -> T:
+def run_interruptible(work: Callable[[], T], *, progress: Callable[[], str], cancel: Callable[[], None], late: bool = False) -> T:
     """The result of `work()`, run in a thread while the progress line shows `progress()`.
 
     From the first SIGINT or SIGTERM on, `cancel()` is called until `work` ends, again and again because the first may
-    reach the daemon before the work does. What `work` raises or returns is this function's end too. Must run in the
+    reach the daemon before the work does. With `late`, a signal that came when the work was as good as done raises
+    KeyboardInterrupt after it, for a caller who has more to do. What `work` raises or returns is this function's end too. Must run in the
     main thread.
     """
     outcome: list[T] = []
@@ -97,4 +98,6 @@ def run_interruptible(work: Callable[[], T], *, progress: Callable[[], str], can
             signal.signal(number, handler)
     if failure:
         raise failure[0]
+    if called_off and late:
+        raise KeyboardInterrupt
     return outcome[0]

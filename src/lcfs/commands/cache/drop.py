@@ -26,22 +26,30 @@ def run(options: argparse.Namespace) -> int:
     """Write drop_caches; Ctrl-C leaves what is still dirty in the cache."""
     tree = Tree.chosen(options.mountpoint)
     tree.require("caches", options.id)
+    drop(tree, options.id)
+    return 0
+
+
+def drop(tree: Tree, id_: int, *, late: bool = False) -> None:
+    """Write every dirty line of cache `id_`, with progress. Raises CommandFailed, after Ctrl-C with INTERRUPTED.
+
+    `late` as for `run_interruptible`.
+    """
 
     def progress() -> str:
-        dirty = tree.read("caches", options.id, "nr_dirty_caches")
-        return f"cache {options.id}: {dirty} dirty lines to write to the backings"
+        dirty = tree.read("caches", id_, "nr_dirty_caches")
+        return f"cache {id_}: {dirty} dirty lines to write to the backings"
 
     def cancel() -> None:
         for disk in tree.ids("block"):
-            if tree.read("block", disk, "cache_id") == str(options.id):
+            if tree.read("block", disk, "cache_id") == str(id_):
                 with contextlib.suppress(CommandFailed):
                     tree.send("cancel", disk)
 
     try:
-        run_interruptible(lambda: tree.store("1", "caches", options.id, "drop_caches"), progress=progress, cancel=cancel)
+        run_interruptible(lambda: tree.store("1", "caches", id_, "drop_caches"), progress=progress, cancel=cancel, late=late)
     except MessageRefused as error:
         if error.errno == ECANCELED:
-            left = tree.read("caches", options.id, "nr_dirty_caches")
-            raise CommandFailed(f"cache {options.id} keeps {left} dirty lines", INTERRUPTED) from None
+            left = tree.read("caches", id_, "nr_dirty_caches")
+            raise CommandFailed(f"cache {id_} keeps {left} dirty lines", INTERRUPTED) from None
         raise
-    return 0
