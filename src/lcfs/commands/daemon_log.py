@@ -31,7 +31,9 @@ class LogFile(logging.FileHandler):
 
     def _open(self) -> TextIOWrapper:
         """As the base class, but what is missing is made at this very place."""
-        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=create_here)
+        file = open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=create_here)
+        assert isinstance(file, TextIOWrapper)
+        return file
 
 
 def create_here(path: str, flags: int) -> int:

@@ -52,13 +52,15 @@ class ProgressLine:
             sys.stderr.flush()
 
 
-def run_interruptible(work: Callable[[], T], *, progress: Callable[[], str], cancel: Callable[[], None], late: bool = False) -> T:
+def run_interruptible(
+    work: Callable[[], T], *, progress: Callable[[], str], cancel: Callable[[], None], late: bool = False
+) -> T:
     """The result of `work()`, run in a thread while the progress line shows `progress()`.
 
     From the first SIGINT or SIGTERM on, `cancel()` is called until `work` ends, again and again because the first may
     reach the daemon before the work does. With `late`, a signal that came when the work was as good as done raises
-    KeyboardInterrupt after it, for a caller who has more to do. What `work` raises or returns is this function's end too. Must run in the
-    main thread.
+    KeyboardInterrupt after it, for a caller who has more to do. What `work` raises or returns is this function's end
+    too. Must run in the main thread.
     """
     outcome: list[T] = []
     failure: list[BaseException] = []
