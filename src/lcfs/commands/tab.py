@@ -43,7 +43,8 @@ def read_tab(path: str) -> list[Entry]:
             document = tomllib.load(file)
     except OSError as error:
         raise CommandFailed(f"tab file {path} cannot be read: {error.strerror}; lcfs.toml(5) shows one") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # what is no TOML, no UTF-8, a number of thousands of digits, or nested without end
         raise CommandFailed(f"tab file {path} is not TOML: {error}; correct it there") from None
     try:
         _only(document, "", {"mount"})
