@@ -247,11 +247,16 @@ def test_the_foreground_ends_with_a_signal(number: signal.Signals, lcfs: Lcfs) -
     mountpoint = lcfs.directory / "mnt"
     mountpoint.mkdir()
     child = lcfs.start("mount", "mnt", "--cache", "ssd.img", "--live")
-    wait_until(lambda: mount_at(str(mountpoint)) is not None, "the mount")
-    wait_until(lambda: (mountpoint / "control").exists(), "the tree to answer")
+    # what to do next is said when it is up; before that a signal calls the start off, which is another ending
+    assert child.stderr is not None
+    err = ""
+    while "losetup" not in err and (line := child.stderr.readline()):
+        err += line
+    assert mount_at(str(mountpoint)) is not None
     child.send_signal(number)
-    out, err = child.communicate(timeout=30)
-    assert (child.returncode, out) == (0, "")
+    out, rest = child.communicate(timeout=60)
+    err += rest
+    assert (child.returncode, out) == (0, ""), err
     assert "losetup -f --show --direct-io=on mnt/devices/1" in err
     assert "stopped cleanly" in err
     assert "\x1b" not in err, "no live line where there is no terminal"

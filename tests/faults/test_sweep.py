@@ -23,6 +23,7 @@ from tests.faults.sweep import SHAPES, Order, Report, main, run
 SHARE = 30
 
 
+@pytest.mark.timeout(900)
 def test_nothing_is_found(say_at_the_end: Callable[[str], None]) -> None:
     report = run(Order(share=SHARE))
     say_at_the_end(report.text())
