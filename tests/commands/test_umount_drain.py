@@ -46,6 +46,7 @@ def test_wait_goes_on_until_it_is_free_and_drains_what_came_meanwhile(lcfs: Lcfs
         os.pwrite(disk, b"a" * 4096, 0)
         wait_until(lambda: lcfs.read("caches/1/nr_dirty_caches") == "0", "the first drain")
         os.pwrite(disk, b"b" * 4096, 0)
+        wait_until(lambda: lcfs.read("caches/1/nr_dirty_caches") == "0", "the next drain")
         assert child.poll() is None
     finally:
         os.close(disk)

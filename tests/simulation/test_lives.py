@@ -56,13 +56,13 @@ BUGS = {
         Edit(ReadPath._fill, "_overlay(out, content, mask)", "pass"),
         "Violation: R|Violation: read",
     ),
-    "a line counted twice": (
-        Edit(WritePath._put_sectors, "device.nr_dirty_caches += 1", "device.nr_dirty_caches += 2"),
-        "Violation: R10",
+    "sectors that are dirty and not valid": (
+        Edit(WritePath._put_sectors, "states.valid[new] = mask | carried", "states.valid[new] = carried"),
+        "Violation: R|Violation: read",
     ),
     "a flush that failed and is trusted": (
         Edit(Log.fail, "self._failure = reason", "return"),
-        "Violation: R|Violation: state|Violation: liveness",
+        "Violation: R|Violation: state|Violation: liveness|Damaged",
     ),
     "writers whom nobody wakes": (
         Edit(Log._open_room, "room.set()", "pass"),
