@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,13 +76,23 @@ def limited_ssd(place: Path, data: Path, bytes_per_second: int) -> Iterator[Path
 @contextmanager
 def _through_nbd(place: Path, words: Sequence[str]) -> Iterator[Path]:
     place.mkdir(parents=True, exist_ok=True)
-    socket = place / "socket"
-    socket.unlink(missing_ok=True)
+    address = place / "socket"
+    address.unlink(missing_ok=True)
     mountpoint = place / "mnt"
     mountpoint.mkdir(exist_ok=True)
     disk = mountpoint / "disk"
     with (
-        server(["nbdkit", "--foreground", "--unix", socket, *words], place / "nbdkit.log", socket.exists),
-        fuse_server(["nbdfuse", disk, "--unix", socket], place / "nbdfuse.log", mountpoint, disk),
+        server(["nbdkit", "--foreground", "--unix", address, *words], place / "nbdkit.log", lambda: _listens(address)),
+        fuse_server(["nbdfuse", disk, "--unix", address], place / "nbdfuse.log", mountpoint, disk),
     ):
         yield disk
+
+
+def _listens(address: Path) -> bool:
+    """Whether a server takes connections there. On a busy machine the socket has its name well before that."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(address))
+        except OSError:
+            return False
+        return True
