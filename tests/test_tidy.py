@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
 ENGINE_LAYERS: tuple[tuple[str, set[str]], ...] = (
     # From the ground up. A module imports from its own layer and those below it, and never in a circle.
     ("ground", {"errors", "geometry"}),
-    ("pure parts", {"disk_format", "disk_table", "lookup", "spec", "stats", "tunables"}),
+    ("pure parts", {"disk_format", "disk_table", "lookup", "request_cost", "spec", "stats", "tunables"}),
     ("storage", {"block_store", "file_store"}),
     (
         "working parts",
@@ -52,6 +52,7 @@ ENGINE_LAYERS: tuple[tuple[str, set[str]], ...] = (
             "read_path",
             "ring",
             "scrub",
+            "spans",
             "superblock",
             "unreadable",
             "write_buffer",

@@ -69,6 +69,7 @@ class Cache(WritePath):
             ring,
             image,
             wait_durable=self.make_durable,
+            durable=lambda: self.durable,
             commit_tail=self._commit_tail,
             copy_forward=self.copy_forward,
             seal_copies=self.seal_copies,

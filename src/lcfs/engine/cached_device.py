@@ -8,6 +8,7 @@ import trio
 from lcfs.engine.block_store import BlockStore
 from lcfs.engine.geometry import LINE
 from lcfs.engine.lookup import LineTable
+from lcfs.engine.request_cost import RequestCost
 from lcfs.engine.tunables import MIGRATE_THRESHOLD
 
 FIRST_BACKOFF = 1.0
@@ -35,6 +36,8 @@ class CachedDevice:
         """Held while lines are written to the backing, so that they land in version order (B08)."""
         self.migrate_threshold = MIGRATE_THRESHOLD.default
         """Percent of load of the backing above which migration rests."""
+        self.cost = RequestCost()
+        """What a request to the backing costs."""
         self.fault = ""
         """Why the backing cannot be written just now; empty when it can."""
         self.retry_at = 0.0
