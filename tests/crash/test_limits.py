@@ -5,8 +5,10 @@ import pytest
 
 from lcfs.engine import flush, log, log_reader, migrate, read_path, ring, write_path
 from lcfs.engine.barrier import Barriers
+from lcfs.engine.block_store import BlockStore
 from lcfs.engine.migrate import Migrator
 from lcfs.engine.recover import resume_cache
+from lcfs.engine.spans import Span
 from lcfs.engine.write_buffer import BufferPool, WriteBuffer
 from lcfs.testing.explore import WORKLOADS_PER_SEED, in_trio
 from lcfs.testing.explorer import Explorer, script_of
@@ -53,3 +55,27 @@ def test_no_promise_is_broken_where_limits_are_met(nr_buffers: int, monkeypatch:
 
     in_trio(explore)
     assert all(met.values()), met
+
+
+def test_no_promise_is_broken_where_lines_are_written_as_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    met = 0
+    laid_over = Migrator._laid_over
+
+    async def counted(migrator: Migrator, store: BlockStore, span: Span) -> memoryview | None:
+        nonlocal met
+        met += 1
+        return await laid_over(migrator, store, span)
+
+    monkeypatch.setattr(Migrator, "_laid_over", counted)
+
+    async def explore() -> None:
+        explorer = Explorer(2 * STATES)
+        number = 7 * WORKLOADS_PER_SEED
+        while not explorer.done:
+            script = script_of(number)
+            if script.setup.dear:
+                await explorer.explore(script)
+            number += 1
+
+    in_trio(explore)
+    assert met > 10

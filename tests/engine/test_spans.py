@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Sequence
 
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 import trio.testing
 
-from lcfs.engine import request_cost
 from lcfs.engine.errors import Failed
 from lcfs.engine.geometry import LINE
 from lcfs.engine.request_cost import MIB, MOST_PRICE, RequestCost
@@ -27,7 +27,7 @@ PRICE = 64 * LINE
 @pytest.fixture
 def dear(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request costs as much as 64 lines."""
-    monkeypatch.setattr(request_cost, "LEAST_PRICE", PRICE)
+    monkeypatch.setattr(RequestCost, "least", PRICE)
 
 
 def keep_some(writes: Sequence[UnsyncedWrite]) -> Survival:
@@ -165,6 +165,15 @@ async def test_what_cannot_be_read_is_written_line_by_line(dear: None, autojump_
         await rig.cache.drop_caches()
         assert len(rig.written("disk1")) == 7
         rig.backings[1].fault.faults.clear()
+        assert rig.backing(1, 0, 16 * LINE) == _content()
+
+
+async def test_where_the_holes_between_them_find_no_room_the_lines_may(dear: None, autojump_clock: Clock) -> None:
+    async with Rig.running() as rig:
+        await _seven_over(rig)
+        rig.backings[1].add(Fault(Operation.WRITE, error=errno.ENOSPC))
+        await rig.cache.drop_caches()
+        assert [length for _, length in rig.written("disk1")] == [12 * LINE + 1536] + 7 * [1536]
         assert rig.backing(1, 0, 16 * LINE) == _content()
 
 

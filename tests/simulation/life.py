@@ -14,14 +14,17 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import deque
+from unittest.mock import patch
 
 import attrs
 import trio
 
 from lcfs.engine.errors import LcfsError
 from lcfs.engine.geometry import LINE, SECTOR
+from lcfs.engine.request_cost import RequestCost
 from lcfs.testing import Violation, keep_all, keep_random, lose_all
 from lcfs.testing.stepper import make_deterministic
+from lcfs.testing.world import DEAR
 from tests.faults.bench import DISKS, LINES, MOUNTED, OTHER, SPARE, Bench, Shape, make_start, require_named, within
 from tests.faults.storage import FaultyStorage
 from tests.faults.watch import no_spinning
@@ -77,6 +80,10 @@ class Life:
     async def live(self) -> None:
         """All of it. Raises Violation."""
         make_deterministic(self.seed)
+        with patch.object(RequestCost, "least", DEAR if self.seed % 2 else 0):
+            await self._live()
+
+    async def _live(self) -> None:
         self._began = trio.current_time()
         shape = self._rng.choice(SHAPES)
         start = await make_start(shape)

@@ -17,6 +17,7 @@ What makes this safe:
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -290,7 +291,13 @@ class Migrator:
         extents = _extents(lines, masks, data, places, [row for row in np.argsort(lines).tolist() if good[row]])
         began = trio.current_time()
         try:
-            requests, length = await self._write_spans(store, extents, price)
+            try:
+                requests, length = await self._write_spans(store, extents, price)
+            except OSError as exc:
+                if exc.errno != errno.ENOSPC or not price:
+                    raise
+                # what lies between the lines may be holes
+                requests, length = await self._write_spans(store, extents, 0)
             await store.flush()
         except OSError as exc:
             reason = f"{store.name} cannot be written: {exc.strerror or exc}"

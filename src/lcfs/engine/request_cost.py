@@ -9,8 +9,6 @@ USUAL_SLOPE counts.
 from __future__ import annotations
 
 MIB = 1 << 20
-LEAST_PRICE = 0
-"""Bytes below which no price falls. A test raises it: time in memory costs nothing."""
 MOST_PRICE = 4 * MIB
 USUAL_SLOPE = 0.005
 """Seconds for each MiB: 200 MB/s."""
@@ -23,6 +21,9 @@ FORGET = 0.9
 
 class RequestCost:
     """A running estimate for one backing."""
+
+    least = 0
+    """Bytes below which the price does not fall. A test raises it, since time in memory costs nothing."""
 
     def __init__(self) -> None:
         self._jobs = self._x = self._y = self._xx = self._xy = 0.0
@@ -45,9 +46,9 @@ class RequestCost:
     def price(self) -> int:
         """Bytes that could be moved in the time that one more request takes; 0 while nothing is known."""
         if not self.known:
-            return LEAST_PRICE
+            return self.least
         spread = max(0.0, self._xx - self._x * self._x / self._jobs)
         together = self._xy - self._x * self._y / self._jobs
         slope = max(LEAST_SLOPE, (together + USUAL_WEIGHT * USUAL_SLOPE) / (spread + USUAL_WEIGHT))
         start = max(0.0, (self._y - slope * self._x) / self._jobs)
-        return max(LEAST_PRICE, min(MOST_PRICE, int(start / slope * MIB)))
+        return max(self.least, min(MOST_PRICE, int(start / slope * MIB)))

@@ -21,9 +21,9 @@ def audit(cache: Cache) -> None:
     states, ring = cache.states, cache.ring
     referenced: dict[int, tuple[int, int]] = {}
     for device in cache.attached_devices():
-        for line, index in enumerate(device.table.index.tolist()):
-            if not index:
-                continue
+        table = np.asarray(device.table.index)
+        for line in np.flatnonzero(table).tolist():
+            index = int(table[line])
             where = (device.id, line * 8)
             if index in referenced:
                 raise Violation("R10", *where, f"shares cache index {index} with {referenced[index]}")

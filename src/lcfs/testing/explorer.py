@@ -40,6 +40,8 @@ SETUPS = (
     Setup(nr_segments=5, blocks_per_segment=2),
     Setup(nr_segments=8, blocks_per_segment=3),
     Setup(nr_caches=2),
+    Setup(dear=True),
+    Setup(nr_segments=8, blocks_per_segment=3, dear=True),
 )
 
 
@@ -174,7 +176,7 @@ class Explorer:
         make_deterministic(script.seed)
         try:
             with trio.fail_after(TOO_LONG):
-                async with World(media, model, yields=True, nowait=script.seed % 2 == 0) as world:
+                async with World(media, model, yields=True, nowait=script.seed % 2 == 0, dear=setup.dear) as world:
                     await world.start()
                     await PRELUDES[script.prelude](world)
                     since = world.tick()
@@ -208,7 +210,7 @@ class Explorer:
         make_deterministic(script.seed)
         try:
             with trio.fail_after(TOO_LONG):
-                async with World(media, model, yields=True) as world:
+                async with World(media, model, yields=True, dear=script.setup.dear) as world:
                     await world.start()
                     await STEPS[step](world)
                     await self._end(script, world)

@@ -130,6 +130,12 @@ class CacheChange:
         self.model.forget_change(self)
 
 
+Matches = list[tuple[tuple[int, int], list[Version]]]
+"""For written sectors (disk, sector) the versions, oldest first, whose content they have."""
+MOST_MATCHES = 64
+"""Contents of disks of which that is kept."""
+
+
 class Clock:
     """Ticks with each reading."""
 
@@ -156,6 +162,8 @@ class Model:
         self._versions: dict[tuple[int, int], list[Version]] = {}
         self._by_content: dict[tuple[int, int], dict[bytes, list[Version]]] = {}
         """`_versions` again, found by what a sector holds."""
+        self._matches: dict[tuple[int, bytes], Matches] = {}
+        """What `_matching` has found out about the contents of disks, until there are more versions."""
         self._pieces: list[Piece] = []
         self._base: dict[int, bytes] = {}
         """Per disk, what it held before any version."""
@@ -170,6 +178,7 @@ class Model:
         self.sizes[disk] = size
         self.caches[disk] = cache
         self._base[disk] = bytes(size) if content is None else content
+        self._matches.clear()
         self._durable[disk] = []
         self._changes[disk] = [CacheChange(self, disk, cache, -1, -1)]
 
@@ -290,6 +299,7 @@ class Model:
 
     def prune(self) -> None:
         """Forget versions that no crash can bring back any more; states of the past cannot be judged then."""
+        self._matches.clear()
         for (disk, sector), versions in self._versions.items():
             floor = self._floor(disk, NEVER)
             living = [v for v in versions if v.died == NEVER]
@@ -306,6 +316,7 @@ class Model:
         if len(content) < SECTOR:
             old = self._newest(piece.disk, sector)
             content = old[: first - start] + content + old[stop - start :]
+        self._matches.clear()
         if (piece.disk, sector) not in self._versions:
             self._versions[piece.disk, sector] = history = self._history(piece.disk, sector)
             self._by_content[piece.disk, sector] = by_content(history)
@@ -335,19 +346,31 @@ class Model:
     def _candidates(self, contents: Mapping[int, Buffer], at: float) -> dict[tuple[int, int], list[Version]]:
         """The versions, oldest first, whose content each written sector has; R2 where there is none."""
         found: dict[tuple[int, int], list[Version]] = {}
-        held = {disk: bytes(content) for disk, content in contents.items()}
-        for key, holding in self._by_content.items():
-            disk, sector = key
-            if disk not in held:
-                continue
-            got = held[disk][sector * SECTOR : (sector + 1) * SECTOR]
-            matching = [v for v in holding.get(got, ()) if v.alive(at)]
-            if not matching:
-                raise Violation("R2", disk, sector, f"holds {describe(got)}, which was never written there")
-            found[key] = matching
-        for disk, content in held.items():
-            self._check_untouched(disk, content)
+        for disk, content in contents.items():
+            for key, holding in self._matching(disk, bytes(content)):
+                # Version.alive, written out: the explorer spends much of its time here
+                matching = [v for v in holding if v.piece.began <= at and (at < v.died or v.died == NEVER)]
+                if not matching:
+                    sector = key[1]
+                    got = content[sector * SECTOR : (sector + 1) * SECTOR]
+                    raise Violation("R2", disk, sector, f"holds {describe(bytes(got))}, which was never written there")
+                found[key] = matching
         return found
+
+    def _matching(self, disk: int, content: bytes) -> Matches:
+        """`_candidates` of one disk, whenever its crash was. Many crashes leave the same content."""
+        known = self._matches.get((disk, content))
+        if known is None:
+            self._check_untouched(disk, content)
+            known = [
+                (key, holding.get(content[key[1] * SECTOR : (key[1] + 1) * SECTOR], []))
+                for key, holding in self._by_content.items()
+                if key[0] == disk
+            ]
+            if len(self._matches) >= MOST_MATCHES:
+                self._matches.clear()
+            self._matches[disk, content] = known
+        return known
 
     def _contradiction(
         self, found: Mapping[tuple[int, int], Version], floors: Mapping[int, float], at: float
@@ -360,9 +383,13 @@ class Model:
             if version is versions[-1]:
                 continue
             ended = _acknowledged(version.piece, at)
+            if versions[-1].piece.began <= ended:
+                continue
             # in the order in which they were issued, so no earlier one began behind its end
             for later in versions[versions.index(version) + 1 :]:
                 piece = later.piece
+                if piece.began > at:
+                    break
                 if piece.began <= ended or not later.alive(at):
                     continue
                 done = _acknowledged(piece, at)

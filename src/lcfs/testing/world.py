@@ -28,6 +28,8 @@ from lcfs.testing.unsynced import keep_all
 
 IMAGES = {1: "/ssd.img", 2: "/ssd2.img"}
 """Paths of the caches of a small world."""
+DEAR = 64 * LINE
+"""What a request to a backing costs where it is dear, in bytes that could be moved instead."""
 
 
 @attrs.frozen
@@ -40,6 +42,8 @@ class Setup:
     """Bytes of disk 1, 2, ...; by default the last line of the second is not whole."""
     nr_caches: int = 1
     """With 2, the second disk is attached to the second cache."""
+    dear: bool = False
+    """A request to a backing costs as much as many lines, so that those close together are written as spans."""
 
     @property
     def image_bytes(self) -> int:
@@ -118,8 +122,10 @@ class World:
         yields: bool = False,
         nowait: bool = True,
         logged: bool = True,
+        dear: bool = False,
     ) -> None:
         self.log = Log()
+        self._dear = dear
         self.model = model
         self.model.now = self.tick
         self.storage = MemoryStorage(
@@ -160,6 +166,12 @@ class World:
         else:
             mount = open_manager(spec_of(self.storage.media), self.storage)
         self.manager = await self._enter(mount)
+        for device in self.manager.devices.values():
+            self._set_price(device)
+
+    def _set_price(self, device: Device) -> None:
+        if self._dear:
+            device.cost.least = DEAR
 
     async def _enter(self, mount: AbstractAsyncContextManager[Manager]) -> Manager:
         return await self._mount.enter_async_context(mount)
@@ -267,6 +279,7 @@ class World:
         if not self.there(disk):
             change = self.model.begin_change(disk, cache)
             await self.manager.create(disk, disk_path(disk), self.model.sizes[disk], cache or 0, None)
+            self._set_price(self.manager.devices[disk])
             change.done()
 
     async def remove(self, disk: int) -> None:
