@@ -11,7 +11,8 @@ from lcfs.engine.recover import resume_cache
 from lcfs.engine.spans import Span
 from lcfs.engine.write_buffer import BufferPool, WriteBuffer
 from lcfs.testing.explore import WORKLOADS_PER_SEED, in_trio
-from lcfs.testing.explorer import Explorer, script_of
+from lcfs.testing.explorer import Explorer, Found, script_of
+from tests.planted.edit import Edit, planted
 
 STATES = 3000
 
@@ -57,6 +58,16 @@ def test_no_promise_is_broken_where_limits_are_met(nr_buffers: int, monkeypatch:
     assert all(met.values()), met
 
 
+async def explore_dear(explorer: Explorer) -> None:
+    """Only worlds in which lines that lie close together are written as spans."""
+    number = 7 * WORKLOADS_PER_SEED
+    while not explorer.done:
+        script = script_of(number)
+        if script.setup.dear:
+            await explorer.explore(script)
+        number += 1
+
+
 def test_no_promise_is_broken_where_lines_are_written_as_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     met = 0
     laid_over = Migrator._laid_over
@@ -67,15 +78,19 @@ def test_no_promise_is_broken_where_lines_are_written_as_spans(monkeypatch: pyte
         return await laid_over(migrator, store, span)
 
     monkeypatch.setattr(Migrator, "_laid_over", counted)
-
-    async def explore() -> None:
-        explorer = Explorer(2 * STATES)
-        number = 7 * WORKLOADS_PER_SEED
-        while not explorer.done:
-            script = script_of(number)
-            if script.setup.dear:
-                await explorer.explore(script)
-            number += 1
-
-    in_trio(explore)
+    in_trio(explore_dear, Explorer(2 * STATES))
     assert met > 10
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        Edit(Migrator._with_neighbours, "early = positions < before", "early = positions < positions + 1"),
+        Edit(Migrator._laid_over, "span.lay_over(data)", "pass"),
+        Edit(Migrator._laid_over, "await store.readinto(span.start, data)", "pass"),
+    ],
+    ids=["a neighbour that is not durable", "lines that are left out", "a span that was not read"],
+)
+def test_what_is_wrong_with_spans_is_found(edit: Edit) -> None:
+    with planted([edit]), pytest.raises(Found, match="R[123]|read"):
+        in_trio(explore_dear, Explorer(10 * STATES))
