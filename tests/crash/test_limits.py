@@ -92,5 +92,5 @@ def test_no_promise_is_broken_where_lines_are_written_as_spans(monkeypatch: pyte
     ids=["a neighbour that is not durable", "lines that are left out", "a span that was not read"],
 )
 def test_what_is_wrong_with_spans_is_found(edit: Edit) -> None:
-    with planted([edit]), pytest.raises(Found, match="R[123]|read"):
+    with planted([edit]), pytest.raises(Found, match=r"R[123]|read"):
         in_trio(explore_dear, Explorer(10 * STATES))
