@@ -32,6 +32,7 @@ from lcfs.engine.errors import Failed, LcfsError, Missing, NoSpace
 from lcfs.engine.flush import NO_SPACE_RETRY
 from lcfs.engine.geometry import FULL, LINE, SECTOR, SECTORS_PER_LINE
 from lcfs.engine.log import EARLY_SHARE
+from lcfs.engine.lookup import anonymous
 from lcfs.engine.ring import Indices, Ring
 from lcfs.engine.spans import Extent, Span, near, spans
 from lcfs.engine.unreadable import Unreadable
@@ -352,9 +353,10 @@ class Migrator:
                 length += span.dirty
                 requests += len(span.extents)
             else:
-                ready.append((span.start, [whole]))
-                held += len(whole)
-                length += 2 * len(whole)
+                start, data = whole
+                ready.append((start, [data]))
+                held += len(data)
+                length += 2 * len(data)
                 requests += 2
             while len(ready) >= EXTENTS_PER_HOP or held >= SPAN_BYTES_PER_HOP:
                 await store.write_extents(ready[:EXTENTS_PER_HOP])
@@ -364,16 +366,25 @@ class Migrator:
             await store.write_extents(ready)
         return requests, length
 
-    async def _laid_over(self, store: BlockStore, span: Span) -> memoryview | None:
-        """What the backing holds of a span with the dirty lines over it; None where it cannot be read."""
-        data = memoryview(bytearray(span.end - span.start))
+    async def _laid_over(self, store: BlockStore, span: Span) -> tuple[int, memoryview] | None:
+        """What the backing holds of a span, in whole lines, with the dirty ones over it, and where that begins; None
+        where it cannot be read.
+
+        Not through the page cache, where it is not there already: read-ahead would make many requests of it, and the
+        write that follows leaves it there. Whole lines, so that the kernel need not read any either.
+        """
+        start = span.start // LINE * LINE
+        end = -(-span.end // LINE) * LINE
+        is_whole = end <= store.size
+        data = memoryview(anonymous(end - start))[: min(end, store.size) - start]
         try:
-            await store.readinto(span.start, data)
+            if not store.readinto_nowait(start, data):
+                await (store.readinto_uncached if is_whole else store.readinto)(start, data)
         except OSError as exc:
-            log.debug("%s cannot be read from byte %d on, its lines are written one by one: %s", store.name, span.start, exc)
+            log.debug("%s cannot be read from byte %d on, its lines are written one by one: %s", store.name, start, exc)
             return None
-        span.lay_over(data)
-        return data
+        span.lay_over(data[span.start - start :])
+        return start, data
 
     async def drain(self, device: CachedDevice, position: int) -> None:
         """Write back every line of `device` before log position `position`, which must be durable.
