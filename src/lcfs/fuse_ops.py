@@ -7,6 +7,7 @@ created or logged.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import itertools
@@ -17,7 +18,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
-from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, InodeT, RequestContext, SetattrFields, StatvfsData
 
 from lcfs.engine import Buffer, Device, LcfsError, NoSuchThing, NotPermitted
 from lcfs.engine.geometry import LINE
@@ -298,6 +299,18 @@ class Operations(pyfuse3.Operations):
 
     async def link(self, *args: Any) -> NoReturn:
         raise FUSEError(errno.EPERM)
+
+    # What the kernel remembers
+
+    def forget_size(self, device: Device) -> None:
+        """Have the kernel ask for the size of a disk again before it next goes by it.
+
+        Of attributes alone it is told without waiting: no request of the disk is held up by this, and none holds it up.
+        """
+        for node in self._tree.nodes.values():
+            if isinstance(node, DiskFile) and node.device is device:
+                with contextlib.suppress(OSError):  # the kernel does not know it
+                    pyfuse3.invalidate_inode(InodeT(node.ino), attr_only=True)
 
     # Translation
 

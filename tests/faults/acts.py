@@ -181,6 +181,20 @@ def remove(disk: int) -> Step:
     return do
 
 
+def grow(disk: int, *, beside_requests: bool = False) -> Step:
+    async def do(bench: Bench) -> None:
+        await bench.grow(disk, GROWN)
+        await bench.write(disk, LINES * LINE - SECTOR, GROWN - LINES * LINE + SECTOR)
+        await bench.barrier(disk)
+
+    requests = [write(disk, 2 * LINE, 2 * LINE), write(disk, 9 * LINE + SECTOR, SECTOR), barrier(disk)]
+
+    async def do_beside_requests(bench: Bench) -> None:
+        await together(bench, *requests, do)
+
+    return do_beside_requests if beside_requests else do
+
+
 def create(path: str, cache: int, size: int | None = None) -> Step:
     async def do(bench: Bench) -> None:
         await bench.create(5, path, cache, size)
@@ -216,6 +230,7 @@ async def stop(bench: Bench) -> None:
 
 
 NEW_SIZE = LINES * LINE
+GROWN = (LINES + 4) * LINE + 3 * SECTOR
 NONE = frozenset[int]()
 ACTS: dict[str, Act] = {
     act.name: act
@@ -256,6 +271,10 @@ ACTS: dict[str, Act] = {
         Act("create on an existing file", create(OLD, 1), subjects=NONE),
         Act("remove", remove(1)),
         Act("remove without cache", remove(4), subjects=frozenset({4})),
+        Act("grow", grow(1)),
+        Act("grow beside requests", grow(1, beside_requests=True)),
+        Act("grow in another cache", grow(3), subjects=frozenset({3})),
+        Act("grow without cache", grow(4), subjects=frozenset({4})),
         Act("suspend", suspend),
         Act("suspend noflush", message("suspend 1 noflush")),
         Act("resume", resume_with_waiters, after(in_ram, message("suspend 1"))),

@@ -360,6 +360,11 @@ class Bench:
             raise
         change.done()
 
+    async def grow(self, disk: int, size: int) -> None:
+        """By message; the model is told before, since nothing is written beyond the end until it is there."""
+        self.model.grow_disk(disk, size)
+        await self.manager.message(f"grow {disk} {size}")
+
     async def remove(self, disk: int) -> None:
         """By message; the model is told."""
         self.removed.add(disk)

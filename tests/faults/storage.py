@@ -26,6 +26,7 @@ class Kind(enum.Enum):
     WRITE = "write"
     FLUSH = "flush"
     LABEL = "label"
+    GROW = "grow"
     LOOK = "look"
     OPEN = "open"
     CREATE = "create"
@@ -37,6 +38,7 @@ OF_STORE = {
     Kind.WRITE: Operation.WRITE,
     Kind.FLUSH: Operation.FLUSH,
     Kind.LABEL: Operation.LABEL,
+    Kind.GROW: Operation.GROW,
 }
 """Calls on an open file; the other kinds are calls on a path."""
 
@@ -79,6 +81,8 @@ def troubles_of(spot: Spot) -> tuple[Trouble, ...]:
         return EIO, ENOSPC, SHORT, SHORT_ENOSPC, DONE, HANG
     if spot.kind is Kind.FLUSH:
         return EIO, ENOSPC, LOSE, DONE, HANG
+    if spot.kind is Kind.GROW:
+        return EIO, ENOSPC, DONE, HANG
     if spot.kind is Kind.LOOK:
         return (HANG,)
     return EIO, ENOSPC, HANG

@@ -14,7 +14,7 @@ from lcfs.commands import cache, check, device, dump, iostat, mount, mount_helpe
 from lcfs.commands.arguments import Parser
 from lcfs.commands.cache import drain, drop, format, free, scrub, stats
 from lcfs.commands.cache import resume as resume_cache
-from lcfs.commands.device import attach, bind, create, detach, remove, suspend
+from lcfs.commands.device import attach, bind, create, detach, grow, remove, rename, suspend
 from lcfs.commands.device import resume as resume_device
 from lcfs.commands.failure import INTERRUPTED, CommandFailed
 
@@ -34,7 +34,7 @@ class Verb(Protocol):
 
 VERBS: tuple[Verb, ...] = (mount, umount, status, iostat, check, dump)
 CACHE_VERBS: tuple[Verb, ...] = (format, resume_cache, free, drop, drain, scrub, stats)
-DEVICE_VERBS: tuple[Verb, ...] = (create, attach, detach, remove, suspend, resume_device, bind)
+DEVICE_VERBS: tuple[Verb, ...] = (create, attach, detach, remove, grow, rename, suspend, resume_device, bind)
 
 
 def build_parser() -> Parser:

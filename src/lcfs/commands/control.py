@@ -58,7 +58,7 @@ class Tree:
         try:
             fd = os.open(self.path(*parts), os.O_WRONLY)
             try:
-                os.write(fd, value.encode() + b"\n")
+                os.write(fd, os.fsencode(value) + b"\n")
             finally:
                 os.close(fd)
         except OSError as error:

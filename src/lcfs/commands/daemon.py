@@ -137,6 +137,7 @@ class Daemon:
         options = plan.options
         tree = Tree(manager, plan.mountpoint, mode=options.mode)
         operations = Operations(tree, uid=options.uid, gid=options.gid, writeback_cache=options.writeback_cache)
+        manager.on_resize.append(operations.forget_size)
         await fuse_loop.serve(operations, plan.mountpoint, plan.libfuse_options(), task_status=task_status)
         scope.cancel()
 

@@ -79,6 +79,12 @@ class BlockStore(abc.ABC):
     async def discard(self, offset: int, length: int) -> None:
         """The content of this range is not needed any more and is undefined from now on."""
 
+    async def grow(self, size: int | None) -> None:
+        """Take over the size it has by now, after making it `size` bytes where it has fewer and can be made longer.
+
+        Durable on return, and `size` says how long it is then: more or fewer than asked for. It is never made shorter.
+        """
+
     @abc.abstractmethod
     async def close(self) -> None:
         """Let go of it, its locks included. Flushes nothing."""

@@ -15,6 +15,7 @@ from lcfs.engine.cache import Cache
 from lcfs.engine.cached_device import HUNG_AFTER, CachedDevice
 from lcfs.engine.disk_format import DiskEntry
 from lcfs.engine.errors import Failed, LcfsError, Missing, NoSpace, NotPermitted
+from lcfs.engine.geometry import LINE
 from lcfs.engine.lookup import LineTable
 
 
@@ -106,6 +107,14 @@ class Device(CachedDevice):
         self.cache_uuid = cache.uuid if cache is not None else None
         self.table = LineTable(self.nr_lines if cache is not None else 0)
         self._update_gate()
+
+    def resize(self, size: int) -> None:
+        """Have another size, as long as no line beyond it is cached. Nothing may be in flight."""
+        if self.cache is not None:
+            table = LineTable(-(-size // LINE))
+            self.cache.ring.move_lines(self, table)
+            self.table = table
+        self.size = size
 
     def make_table(self) -> None:
         """Room for its lines' addresses, before recovery fills it."""

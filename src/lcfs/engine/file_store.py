@@ -93,6 +93,18 @@ def _nr_blocks(file: _Descriptor) -> int:
     return os.fstat(file.fd).st_blocks
 
 
+def _length(file: _Descriptor) -> int:
+    """Bytes of a regular file or a block device; where the descriptor stands means nothing here."""
+    return os.lseek(file.fd, 0, os.SEEK_END)
+
+
+def _grow(file: _Descriptor, is_block: bool, size: int | None) -> int:
+    if size is not None and not is_block and _length(file) < size:
+        os.ftruncate(file.fd, size)
+    os.fsync(file.fd)
+    return _length(file)
+
+
 def _read_label(file: _Descriptor) -> Label | None:
     try:
         uuid = UUID(os.getxattr(file.fd, LABEL_UUID).decode("ascii"))
@@ -190,6 +202,10 @@ class FileStore(BlockStore):
             if self._file is not None:
                 self._file.unreported = None
             raise
+
+    async def grow(self, size: int | None) -> None:
+        """`ftruncate(2)` of a regular file, and an `fsync(2)`. A block device has the size that it has."""
+        self.size = await self._in_thread(_grow, self._is_block, size)
 
     async def close(self) -> None:
         """Let go of the descriptor; that drops the lock, unless a thread that was left behind still works on it."""

@@ -7,6 +7,7 @@ makes it so, and a failure or a cancellation before that takes the preparation b
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,17 +21,22 @@ from lcfs.engine.disk_format import DiskEntry, require_table_room
 from lcfs.engine.errors import (
     AlreadyThere,
     Cancelled,
+    Failed,
     InUse,
     Invalid,
     LcfsError,
     Missing,
+    NoSpace,
     NoSuchThing,
+    Unsuitable,
+    WrongDisk,
 )
 from lcfs.engine.formatting import format_image, require_formattable
+from lcfs.engine.geometry import SECTOR
 from lcfs.engine.messages import parse_message
 from lcfs.engine.mounted import Mounted
 from lcfs.engine.recover import catch_up, resume_cache
-from lcfs.engine.spec import MountSpec, check_id, check_name
+from lcfs.engine.spec import MountSpec, check_disk_size, check_id, check_name
 from lcfs.engine.startup import Startup, is_stale, new_entry, new_stamp, restamp
 from lcfs.engine.superblock import read_superblocks
 from lcfs.engine.tunables import MIGRATE_THRESHOLD
@@ -373,6 +379,51 @@ class Manager(Mounted):
         finally:
             self._leaving.discard(device.id)
 
+    async def grow(self, number: int, size: int | None) -> None:
+        """Make a disk longer while it is in use: `size` bytes, or as long as its backing is by now.
+
+        First the backing, durably, then the disk table: whatever a crash leaves, no disk is longer than its backing.
+        What was added to the backing stays when the rest fails. Raises Invalid for a size that is none, or smaller.
+        """
+        self._require_writable()
+        device = self.device(number)
+        with self._operation(device):
+            cache = device.cache
+            with self._using(cache):
+                size = await self._grow_backing(device, size)
+                if size == device.size:
+                    return
+                before = device.size
+
+                def shrink_again() -> None:
+                    device.resize(before)
+
+                with device.held():
+                    await device.quiesce()
+                    device.resize(size)
+                    await self._decide(cache, shrink_again)
+                for call in self.on_resize:
+                    call(device)
+        await self._remember(cache)
+
+    async def _grow_backing(self, device: Device, wanted: int | None) -> int:
+        """The size that the disk can have now."""
+        store = device.store
+        if device.missing or store is None:
+            raise Missing(f"disk {device.id} is missing: {device.missing}")
+        if wanted is not None and wanted < device.size:
+            raise Invalid(f"disk {device.id} has {device.size} bytes and cannot shrink to {wanted}; give a larger size")
+        try:
+            await store.grow(wanted)
+        except OSError as exc:
+            raise _growth_error(device, exc) from exc
+        whole = store.size - store.size % SECTOR
+        if wanted is not None and whole < wanted:
+            raise Unsuitable(f"{device.path} has {store.size} bytes, less than the {wanted} asked for; make it larger first")
+        if whole < device.size:
+            raise WrongDisk(f"{device.path} has {store.size} bytes and disk {device.id} has {device.size}: it has shrunk")
+        return check_disk_size(whole) if wanted is None else wanted
+
     async def suspend(self, device: Device, *, flush: bool = True) -> None:
         """Hold the disk's requests until `resume`; see Device.suspend."""
         with self._operation(device):
@@ -383,7 +434,7 @@ class Manager(Mounted):
         device.resume()
 
     def cancel(self, number: int) -> None:
-        """Call off what is being done with a disk: detach, remove, attach, suspend, or the drop of its cache.
+        """Call off what is being done with a disk: detach, remove, attach, grow, suspend, or the drop of its cache.
 
         It stays as it was.
         """
@@ -418,6 +469,12 @@ class Manager(Mounted):
 
         await self._decide(device.cache, undo)
         await self._remember(device.cache)
+
+
+def _growth_error(device: Device, exc: OSError) -> LcfsError:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return NoSpace(f"no room to make {device.path} longer: {exc.strerror}; free some or choose a smaller size")
+    return Failed(f"{device.path} could not be made longer: {exc.strerror or exc}; look at what holds it", errno=exc.errno)
 
 
 class _OneAtATime:

@@ -132,6 +132,12 @@ async def _remove(manager: Manager, words: list[str]) -> str:
     return ""
 
 
+async def _grow(manager: Manager, words: list[str]) -> str:
+    size = check_disk_size(parse_size(words[1])) if len(words) == 2 else None
+    await manager.grow(_number(words[0]), size)
+    return ""
+
+
 async def _suspend(manager: Manager, words: list[str]) -> str:
     if len(words) == 2 and words[1].lower() != "noflush":
         raise Invalid(f"{words[1][:80]!r} is not understood; say `{VERBS['suspend'].usage}`")
@@ -159,6 +165,7 @@ VERBS: dict[str, _Verb] = {
     "attach": _Verb("attach ID CACHE", 2, 2, _attach),
     "detach": _Verb("detach ID", 1, 1, _detach),
     "remove": _Verb("remove ID", 1, 1, _remove),
+    "grow": _Verb("grow ID [SIZE]", 1, 2, _grow),
     "suspend": _Verb("suspend ID [noflush]", 1, 2, _suspend),
     "resume": _Verb("resume ID", 1, 1, _resume),
     "cancel": _Verb("cancel ID", 1, 1, _cancel),

@@ -39,6 +39,8 @@ class Mounted:
         """Why the last refused write to the tree was refused."""
         self.on_change: list[Callable[[], None]] = []
         """Called when a cache or disk came, went, or changed between present and missing."""
+        self.on_resize: list[Callable[[Device], None]] = []
+        """Called when a disk has another size than before."""
         self.own_device: int | None = None
         """st_dev of the mount, once there is one."""
         self._nursery = nursery

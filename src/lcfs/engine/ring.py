@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lcfs.engine.cached_device import CachedDevice
 from lcfs.engine.geometry import Geometry
-from lcfs.engine.lookup import LineStates
+from lcfs.engine.lookup import LineStates, LineTable
 
 Indices = npt.NDArray[np.int64]
 SCAN_SEGMENTS = 256
@@ -119,6 +119,19 @@ class Ring:
         self._unhash(valid)
         if self.bad_lines:
             self.bad_lines = {index for index in self.bad_lines if self.states.dirty[index]}
+
+    def move_lines(self, device: CachedDevice, table: LineTable) -> None:
+        """Put in `table`, which is empty, what the table of `device` says of lines that it has room for.
+
+        By way of the lines that are cached, so that the pages of a large table stay untouched.
+        """
+        states = self.states
+        for start, end in self.spans(max(1, self.segment_id - self.geometry.nr_segments + 1), self.segment_id):
+            valid = np.flatnonzero(states.valid_array[start:end]) + start
+            mine = valid[states.device_array[valid] == device.id]
+            lines = states.line_array[mine]
+            current = device.table.array[lines] == mine
+            table.array[lines[current]] = mine[current]
 
     def forget_device(self, number: int) -> None:
         """Drop all lines of a disk that leaves the cache, dirty ones included. Its table goes with it."""

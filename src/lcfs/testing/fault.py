@@ -24,6 +24,7 @@ class Operation(enum.Enum):
     FLUSH = "flush"
     DISCARD = "discard"
     LABEL = "label"
+    GROW = "grow"
     CREATE = "create"
     """Of the store itself; only a log knows this one."""
 
@@ -36,7 +37,7 @@ class Effect(enum.Enum):
     SHORT = "short"
     """A read fills, or a write stores, half of its sectors; then it raises."""
     DONE = "done"
-    """A write or flush takes effect and raises all the same: the answer was lost."""
+    """A write, flush or growth takes effect and raises all the same: the answer was lost."""
     LOSE = "lose"
     """A flush raises, and what it should have covered never becomes durable (Linux after a failed fsync)."""
     HANG = "hang"
@@ -58,7 +59,7 @@ class Fault:
     """Calls to fail; None: for ever."""
     start: int = 0
     end: int | None = None
-    """Only calls that touch bytes from `start` to before `end`; a flush or label touches all."""
+    """Only calls that touch bytes from `start` to before `end`; a flush, label or growth touches all."""
     met: int = 0
     _released: trio.Event = attrs.field(factory=trio.Event, init=False)
 
@@ -75,7 +76,7 @@ class Fault:
         """Whether this call meets it; counts the call."""
         if operation is not self.operation:
             return False
-        if operation not in (Operation.FLUSH, Operation.LABEL):
+        if operation not in (Operation.FLUSH, Operation.LABEL, Operation.GROW):
             if offset + length <= self.start or (self.end is not None and offset >= self.end):
                 return False
         if self.times is not None and self.met >= self.times:
@@ -142,6 +143,13 @@ class FaultStore(Layer):
         if fault is not None:
             raise self._error(fault)
         await self.next.discard(offset, length)
+
+    async def grow(self, size: int | None) -> None:
+        fault = await self._meet(Operation.GROW, 0, 0)
+        if fault is None or fault.effect is Effect.DONE:
+            await super().grow(size)
+        if fault is not None:
+            raise self._error(fault)
 
     async def read_label(self) -> Label | None:
         fault = await self._meet(Operation.LABEL, 0, 0)

@@ -31,6 +31,10 @@ class Layer(BlockStore):
     async def discard(self, offset: int, length: int) -> None:
         await self.next.discard(offset, length)
 
+    async def grow(self, size: int | None) -> None:
+        await self.next.grow(size)
+        self.size = self.next.size
+
     async def close(self) -> None:
         await self.next.close()
 

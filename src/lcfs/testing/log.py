@@ -106,6 +106,10 @@ class LogStore(Layer):
         with self._recorded(Operation.DISCARD, offset, length):
             await self.next.discard(offset, length)
 
+    async def grow(self, size: int | None) -> None:
+        with self._recorded(Operation.GROW, 0, size or 0):
+            await super().grow(size)
+
     async def write_label(self, label: Label) -> None:
         with self._recorded(Operation.LABEL, 0, 0, label=label):
             await self.next.write_label(label)

@@ -123,6 +123,17 @@ class MemoryStore(BlockStore):
     async def discard(self, offset: int, length: int) -> None:
         await self.write(offset, [bytes([UNDEFINED]) * length])
 
+    async def grow(self, size: int | None) -> None:
+        """By zeros; until this has returned a loss of power may leave the old size."""
+        self._check_write(0, 0)
+        medium = self.medium
+        if size is not None and size > medium.size:
+            medium.live.resize(size)
+        if self.yields:
+            await trio.lowlevel.checkpoint()
+        medium.durable.resize(medium.live.size)
+        self.size = medium.size
+
     async def close(self) -> None:
         self.medium.unsynced.withdraw_unreturned()
         self.closed = True

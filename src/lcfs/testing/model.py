@@ -188,6 +188,11 @@ class Model:
         self._changes[disk].append(change)
         return change
 
+    def grow_disk(self, disk: int, size: int) -> None:
+        """The disk is, or is about to be, longer: what is added is zero."""
+        self._base[disk] += bytes(size - self.sizes[disk])
+        self.sizes[disk] = size
+
     def forget_change(self, change: CacheChange) -> None:
         """That change never was."""
         self._changes[change.disk].remove(change)

@@ -39,10 +39,7 @@ def run(options: argparse.Namespace) -> int:
     for loop in loops_on(tree.mountpoint):
         if loop.backing == disk:
             raise CommandFailed(f"disk {options.id} is bound to {loop.name} already; release it: losetup -d {loop.name}")
-    losetup = shutil.which("losetup", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
-    if losetup is None:
-        raise CommandFailed("losetup is not installed; install the package mount or util-linux")
-    command = [losetup, "--find", "--show", "--direct-io=on"]
+    command = [losetup(), "--find", "--show", "--direct-io=on"]
     if options.sector_size is not None:
         command.append(f"--sector-size={options.sector_size}")
     result = subprocess.run([*command, disk], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -50,3 +47,11 @@ def run(options: argparse.Namespace) -> int:
         raise CommandFailed(f"disk {options.id} could not be bound: {result.stderr.strip()}")
     print(result.stdout, end="")
     return 0
+
+
+def losetup() -> str:
+    """The path of losetup(8). Raises CommandFailed where it is not installed."""
+    found = shutil.which("losetup", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+    if found is None:
+        raise CommandFailed("losetup is not installed; install the package mount or util-linux")
+    return found
