@@ -62,7 +62,7 @@ ENGINE_LAYERS: tuple[tuple[str, set[str]], ...] = (
     ("cache", {"cache"}),
     ("recovery", {"inspection", "recover", "repair"}),
     ("device", {"device"}),
-    ("manager", {"manager", "messages", "mounted", "orphan", "startup"}),
+    ("manager", {"disk_changes", "manager", "messages", "mounted", "orphan", "startup"}),
     ("door", {"__init__"}),
 )
 

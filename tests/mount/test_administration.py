@@ -35,26 +35,9 @@ class Fio:
     """Random writes to a file or device, each read back and compared, until `end`."""
 
     def __init__(self, lcfs: Lcfs, target: Path, size: int) -> None:
-        words = [
-            f"--filename={target}",
-            f"--size={size}",
-            "--name=verify",
-            "--thread",
-            "--rw=randwrite",
-            "--bs=4k",
-            "--direct=1",
-        ]
-        words += [
-            "--bs=4k",
-            "--direct=1",
-            "--ioengine=libaio",
-            "--iodepth=8",
-            "--verify=crc32c",
-            "--verify_backlog=32",
-            "--verify_fatal=1",
-        ]
-        words += ["--fdatasync=64", "--time_based", "--runtime=200", "--output-format=json", "--randrepeat=0"]
-        self._target = target
+        words = f"--filename={target} --size={size} --name=verify --thread --rw=randwrite --bs=4k --direct=1".split()
+        words += "--ioengine=libaio --iodepth=8 --verify=crc32c --verify_backlog=32 --verify_fatal=1 --fdatasync=64".split()
+        words += "--time_based --runtime=200 --output-format=json --randrepeat=0".split()
         self._process = subprocess.Popen(
             ["fio", *words], cwd=lcfs.directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
         )

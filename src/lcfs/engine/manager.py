@@ -7,7 +7,6 @@ makes it so, and a failure or a cancellation before that takes the preparation b
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,29 +16,22 @@ import trio
 from lcfs.engine.block_store import Place, Storage
 from lcfs.engine.cache import Cache
 from lcfs.engine.device import Device
+from lcfs.engine.disk_changes import DiskChanges
 from lcfs.engine.disk_format import DiskEntry, require_table_room
 from lcfs.engine.errors import (
     AlreadyThere,
-    Cancelled,
-    Failed,
     InUse,
     Invalid,
     LcfsError,
     Missing,
-    NoSpace,
     NoSuchThing,
-    Unsuitable,
-    WrongDisk,
 )
 from lcfs.engine.formatting import format_image, require_formattable
-from lcfs.engine.geometry import SECTOR
 from lcfs.engine.messages import parse_message
-from lcfs.engine.mounted import Mounted
 from lcfs.engine.recover import catch_up, resume_cache
-from lcfs.engine.spec import MountSpec, check_disk_size, check_id, check_name
+from lcfs.engine.spec import MountSpec, check_id
 from lcfs.engine.startup import Startup, is_stale, new_entry, new_stamp, restamp
 from lcfs.engine.superblock import read_superblocks
-from lcfs.engine.tunables import MIGRATE_THRESHOLD
 
 log = logging.getLogger("lcfs.engine.manager")
 
@@ -49,7 +41,7 @@ FEW_LINES = 256
 """So few dirty lines are written back with requests held."""
 
 
-class Manager(Mounted):
+class Manager(DiskChanges):
     """What can be done with the caches and disks of one mount. Made by `open_manager`."""
 
     async def message(self, line: str) -> str:
@@ -379,51 +371,6 @@ class Manager(Mounted):
         finally:
             self._leaving.discard(device.id)
 
-    async def grow(self, number: int, size: int | None) -> None:
-        """Make a disk longer while it is in use: `size` bytes, or as long as its backing is by now.
-
-        First the backing, durably, then the disk table: whatever a crash leaves, no disk is longer than its backing.
-        What was added to the backing stays when the rest fails. Raises Invalid for a size that is none, or smaller.
-        """
-        self._require_writable()
-        device = self.device(number)
-        with self._operation(device):
-            cache = device.cache
-            with self._using(cache):
-                size = await self._grow_backing(device, size)
-                if size == device.size:
-                    return
-                before = device.size
-
-                def shrink_again() -> None:
-                    device.resize(before)
-
-                with device.held():
-                    await device.quiesce()
-                    device.resize(size)
-                    await self._decide(cache, shrink_again)
-                for call in self.on_resize:
-                    call(device)
-        await self._remember(cache)
-
-    async def _grow_backing(self, device: Device, wanted: int | None) -> int:
-        """The size that the disk can have now."""
-        store = device.store
-        if device.missing or store is None:
-            raise Missing(f"disk {device.id} is missing: {device.missing}")
-        if wanted is not None and wanted < device.size:
-            raise Invalid(f"disk {device.id} has {device.size} bytes and cannot shrink to {wanted}; give a larger size")
-        try:
-            await store.grow(wanted)
-        except OSError as exc:
-            raise _growth_error(device, exc) from exc
-        whole = store.size - store.size % SECTOR
-        if wanted is not None and whole < wanted:
-            raise Unsuitable(f"{device.path} has {store.size} bytes, less than the {wanted} asked for; make it larger first")
-        if whole < device.size:
-            raise WrongDisk(f"{device.path} has {store.size} bytes and disk {device.id} has {device.size}: it has shrunk")
-        return check_disk_size(whole) if wanted is None else wanted
-
     async def suspend(self, device: Device, *, flush: bool = True) -> None:
         """Hold the disk's requests until `resume`; see Device.suspend."""
         with self._operation(device):
@@ -444,59 +391,6 @@ class Manager(Mounted):
                 return
             raise NoSuchThing(f"nothing is under way with disk {number}")
         self._busy[device.id].cancel()
-
-    def _operation(self, device: Device) -> _OneAtATime:
-        return _OneAtATime(self._busy, device)
-
-    async def set_device_name(self, device: Device, name: str) -> None:
-        """Rename; durable when this returns. Raises Invalid."""
-        self._require_writable()
-        before, device.name = device.name, check_name(name)
-
-        def undo() -> None:
-            device.name = before
-
-        await self._decide(device.cache, undo)
-        await self._remember(device.cache)
-
-    async def set_migrate_threshold(self, device: Device, value: int) -> None:
-        """Change migrate_threshold; durable when this returns. Raises Invalid (B16)."""
-        self._require_writable()
-        before, device.migrate_threshold = device.migrate_threshold, MIGRATE_THRESHOLD.check(value)
-
-        def undo() -> None:
-            device.migrate_threshold = before
-
-        await self._decide(device.cache, undo)
-        await self._remember(device.cache)
-
-
-def _growth_error(device: Device, exc: OSError) -> LcfsError:
-    if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return NoSpace(f"no room to make {device.path} longer: {exc.strerror}; free some or choose a smaller size")
-    return Failed(f"{device.path} could not be made longer: {exc.strerror or exc}; look at what holds it", errno=exc.errno)
-
-
-class _OneAtATime:
-    """One operation per disk at a time; `Manager.cancel` turns it into Cancelled."""
-
-    def __init__(self, busy: dict[int, trio.CancelScope], device: Device) -> None:
-        self._busy = busy
-        self._device = device
-        self._scope = trio.CancelScope()
-
-    def __enter__(self) -> None:
-        number = self._device.id
-        if number in self._busy:
-            raise InUse(f"another operation on disk {number} is under way; wait for it, or call it off with `cancel {number}`")
-        self._busy[number] = self._scope
-        self._scope.__enter__()
-
-    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
-        del self._busy[self._device.id]
-        self._scope.__exit__(type(exc) if exc is not None else None, exc, None)
-        if self._scope.cancelled_caught:
-            raise Cancelled(f"called off; disk {self._device.id} stays as it was")
 
 
 @asynccontextmanager
