@@ -14,6 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from lcfs.commands.cache import move as cache_move
+from lcfs.commands.control import Tree
+from lcfs.commands.failure import CommandFailed
+from lcfs.engine.tunables import TUNABLES
 from tests.mount.harness import Lcfs, wait_until
 
 pytestmark = [
@@ -164,3 +168,135 @@ def test_a_disk_is_renamed_under_load_and_keeps_its_name(lcfs: Lcfs) -> None:
     lcfs.shell("umount", mnt)
     lcfs.mount()
     assert (lcfs.read("block/1/name"), lcfs.read("block/2/name")) == ("a new name", "été")
+
+
+def nbd_disk(lcfs: Lcfs, size: int) -> tuple[Path, subprocess.Popen[bytes]]:
+    """A file that takes 20 ms a write: nbdkit's delay filter through nbdfuse."""
+    slow = lcfs.directory / "slow"
+    slow.write_bytes(b"")
+    lcfs.shell("truncate", "-s", str(size), "a.raw")
+    command = ["nbdfuse", str(slow), "--command", "nbdkit", "-s", "--filter=delay", "file", "a.raw", "delay-write=20ms"]
+    nbd = subprocess.Popen(command, cwd=lcfs.directory)
+    wait_until(lambda: slow.stat().st_size == size, "nbdfuse to serve")
+    return slow, nbd
+
+
+def test_a_cache_moves_to_another_image_under_fio(lcfs: Lcfs) -> None:
+    mnt = lcfs.mount("--device", "1=a.img,size=32M", "--device", "2=b.img,size=8M", "--cache-size", "32M")
+    lcfs.store("caches/1/update_interval", 0)
+    lcfs.store("caches/1/nr_max_batched_migration", 7)
+    (lcfs.directory / "two").write_bytes(content := os.urandom(8 * MIB))
+    lcfs.shell("dd", "if=two", f"of={mnt}/devices/2", "bs=64k", "conv=notrunc", "status=none")
+    loop = lcfs.losetup(mnt / "devices/1", direct_io=True)
+    with verifying(lcfs, Path(loop), 24 * MIB) as fio:
+        said = lcfs.run("cache", "move", "-m", mnt, "1", "new.img", "--size", "48M").stdout
+        fio.require_running()
+        assert said.startswith(f"cache 1 is cache 2 now, on {lcfs.directory}/new.img")
+        assert os.listdir(mnt / "caches") == ["2"]
+        assert lcfs.read("block/1/cache_id") == lcfs.read("block/2/cache_id") == "2"
+        assert lcfs.read("caches/2/nr_max_batched_migration") == "7"
+        assert (mnt / "devices/2").read_bytes() == content
+    expected = (mnt / "devices/1").read_bytes()
+    lcfs.detach_loop(loop)
+    lcfs.umount()
+    (lcfs.directory / "ssd.img").unlink()
+    mnt = lcfs.mount("--cache", "new.img")
+    assert lcfs.read("block/1/cache_id") == lcfs.read("block/2/cache_id") == "2"
+    assert (mnt / "devices/1").read_bytes() == expected
+    assert (mnt / "devices/2").read_bytes() == content
+
+
+def test_ctrl_c_leaves_a_cache_where_it_is(lcfs: Lcfs) -> None:
+    slow, nbd = nbd_disk(lcfs, 16 * MIB)
+    try:
+        mnt = lcfs.mount("--device", f"1={slow}")
+        lcfs.store("caches/1/update_interval", 0)
+        disk = os.open(mnt / "devices/1", os.O_RDWR)
+        for line in range(0, 2000, 2):
+            os.pwrite(disk, os.urandom(4096), line * 4096)
+        os.close(disk)
+        expected = (mnt / "devices/1").read_bytes()
+        move = lcfs.start("cache", "move", "-m", mnt, "1", "new.img")
+        wait_until(lambda: 0 < dirty(lcfs, 1) < 1000, "the move to be under way")
+        os.killpg(move.pid, signal.SIGINT)
+        _, said = move.communicate(timeout=60)
+        assert (move.returncode, said) == (130, "lcfs cache move: called off; the disks stay on cache 1\n")
+        assert lcfs.read("block/1/cache_id") == "1"
+        assert os.listdir(mnt / "caches") == ["1"]
+        assert not (lcfs.directory / "new.img").exists()
+        assert (mnt / "devices/1").read_bytes() == expected
+    finally:
+        lcfs.run("umount", lcfs.directory / "mnt", check=False)
+        lcfs.shell("umount", slow, check=False)
+        nbd.wait(timeout=30)
+
+
+@pytest.mark.parametrize("error", [CommandFailed("no"), KeyboardInterrupt()], ids=["a failure", "Ctrl-C"])
+def test_disks_that_had_moved_go_back(lcfs: Lcfs, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """The second disk cannot be detached, or its detach is called off, when the first is on the new image already."""
+    mnt = lcfs.mount("--device", "1=a.img,size=8M", "--device", "2=b.img,size=8M")
+    (lcfs.directory / "one").write_bytes(content := os.urandom(MIB))
+    lcfs.shell("dd", "if=one", f"of={mnt}/devices/1", "conv=notrunc", "status=none")
+
+    def drain(tree: Tree, verb: str, disk: int, *, late: bool = False) -> None:
+        if disk == 2:
+            assert lcfs.read("block/1/cache_id") == "2"
+            lcfs.shell("dd", "if=one", f"of={mnt}/devices/1", "seek=2048", "conv=notrunc", "status=none")
+            raise error
+        tree.send(verb, disk)
+
+    monkeypatch.setattr(cache_move, "drain", drain)
+    former = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        with pytest.raises(CommandFailed, match="; the disks stay on cache 1") as failure:
+            cache_move.move(Tree(str(mnt)), 1, str(lcfs.directory / "new.img"), None)
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), former, strict=True):
+            signal.signal(number, handler)
+    assert failure.value.exit_code == (130 if isinstance(error, KeyboardInterrupt) else 1)
+    assert lcfs.read("block/1/cache_id") == lcfs.read("block/2/cache_id") == "1"
+    assert os.listdir(mnt / "caches") == ["1"]
+    assert not (lcfs.directory / "new.img").exists()
+    assert (mnt / "devices/1").read_bytes()[:MIB] == content == (mnt / "devices/1").read_bytes()[MIB : 2 * MIB]
+
+
+def test_what_cannot_move(lcfs: Lcfs) -> None:
+    mnt = lcfs.mount("--device", "1=a.img,size=8M")
+    (lcfs.directory / "text").write_text("not an image")
+    for image in ("text", "ssd.img", "a.img", "nowhere/new.img"):
+        done = lcfs.run("cache", "move", "-m", mnt, "1", image, check=False)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, (image, done.stderr)
+    assert "has no cache 3" in lcfs.run("cache", "move", "-m", mnt, "3", "new.img", check=False).stderr
+    assert not (lcfs.directory / "new.img").exists()
+    assert os.listdir(mnt / "caches") == ["1"] and lcfs.read("block/1/cache_id") == "1"
+
+
+def test_tunables_that_move() -> None:
+    assert {*cache_move.TUNABLES, "allow_migrate"} == set(TUNABLES)
+
+
+def test_everything_in_one_run(lcfs: Lcfs) -> None:
+    mnt = lcfs.mount("--device", "1=a.img,size=32M", "--cache-size", "32M")
+    loop = lcfs.losetup(mnt / "devices/1", direct_io=True)
+    with verifying(lcfs, Path(loop), 16 * MIB) as fio:
+        for words in (
+            ("device", "detach", "1"),
+            ("device", "attach", "1", "1"),
+            ("device", "rename", "1", "busy"),
+            ("device", "grow", "1", "48M"),
+            ("device", "create", "2", "b.img", "--size", "8M", "--cache", "1"),
+            ("cache", "move", "1", "new.img"),
+            ("device", "grow", "1", "64M"),
+            ("device", "remove", "2"),
+            ("device", "detach", "1"),
+            ("device", "attach", "1", "2"),
+        ):
+            lcfs.run(*words[:2], "-m", mnt, *words[2:])
+            fio.require_running()
+    assert (lcfs.read("block/1/name"), lcfs.read("block/1/cache_id")) == ("busy", "2")
+    assert size_of(loop) == 64 * MIB
+    expected = (mnt / "devices/1").read_bytes()
+    lcfs.detach_loop(loop)
+    lcfs.umount()
+    mnt = lcfs.mount("--cache", "new.img")
+    assert (mnt / "devices/1").read_bytes() == expected

@@ -12,7 +12,7 @@ from typing import Protocol
 from lcfs import __version__
 from lcfs.commands import cache, check, device, dump, iostat, mount, mount_helper, status, umount
 from lcfs.commands.arguments import Parser
-from lcfs.commands.cache import drain, drop, format, free, scrub, stats
+from lcfs.commands.cache import drain, drop, format, free, move, scrub, stats
 from lcfs.commands.cache import resume as resume_cache
 from lcfs.commands.device import attach, bind, create, detach, grow, remove, rename, suspend
 from lcfs.commands.device import resume as resume_device
@@ -33,7 +33,7 @@ class Verb(Protocol):
 
 
 VERBS: tuple[Verb, ...] = (mount, umount, status, iostat, check, dump)
-CACHE_VERBS: tuple[Verb, ...] = (format, resume_cache, free, drop, drain, scrub, stats)
+CACHE_VERBS: tuple[Verb, ...] = (format, resume_cache, free, move, drop, drain, scrub, stats)
 DEVICE_VERBS: tuple[Verb, ...] = (create, attach, detach, remove, grow, rename, suspend, resume_device, bind)
 
 

@@ -8,8 +8,10 @@ system call. So the write is made from a thread, and calling it off is a message
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
+import stat
 import sys
 import threading
 import time
@@ -20,6 +22,9 @@ from typing import TypeVar
 INTERVAL = 0.1
 """Seconds between two looks at the progress."""
 
+LOG_INTERVAL = 5.0
+"""Seconds between two lines of a log."""
+
 CANCEL_INTERVAL = 1.0
 """Seconds between two attempts to call the work off."""
 
@@ -27,15 +32,25 @@ T = TypeVar("T")
 
 
 class ProgressLine:
-    """A line on stderr that each `show` replaces; nothing at all when stderr is no terminal."""
+    """A line on stderr: each `show` replaces it on a terminal, a log gets one now and then, anything else none."""
 
     def __init__(self) -> None:
         self.is_live = sys.stderr.isatty()
         self._shown = False
+        self._is_log = not self.is_live and _is_log()
+        self._next = time.monotonic() + LOG_INTERVAL
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a `show` now would be seen."""
+        return self.is_live or (self._is_log and time.monotonic() >= self._next)
 
     def show(self, text: str) -> None:
-        """Replace the line."""
-        if self.is_live:
+        """Replace the line, or add one to the log when it is time."""
+        if self._is_log and self.is_due:
+            self._next = time.monotonic() + LOG_INTERVAL
+            self._write(f"{text}\n")
+        elif self.is_live:
             width = shutil.get_terminal_size().columns - 1  # a wrapped line could not be taken back
             self._write(f"\r\x1b[K{text[:width]}")
             self._shown = True
@@ -50,6 +65,15 @@ class ProgressLine:
         with contextlib.suppress(OSError):  # the terminal was closed
             sys.stderr.write(text)
             sys.stderr.flush()
+
+
+def _is_log() -> bool:
+    """Whether stderr is a file, or the journal, as systemd.exec(5) has it tell."""
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(status.st_mode) or os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def run_interruptible(
@@ -91,7 +115,7 @@ def run_interruptible(
             if called_off and time.monotonic() >= again:
                 cancel()
                 again = time.monotonic() + CANCEL_INTERVAL
-            if line.is_live:
+            if line.is_due:
                 line.show(progress())
     finally:
         thread.join()

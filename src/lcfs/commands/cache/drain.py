@@ -13,6 +13,7 @@ from lcfs.commands.arguments import add_image_argument, add_json_option, parse_i
 from lcfs.commands.arguments import path as checked_path
 from lcfs.commands.failure import INTERRUPTED, USAGE, CommandFailed
 from lcfs.commands.listing import print_json
+from lcfs.commands.pace import Pace
 from lcfs.commands.progress import INTERVAL, ProgressLine
 
 if TYPE_CHECKING:
@@ -92,17 +93,19 @@ async def _drain(orphan: Orphan, line: ProgressLine) -> None:
             async for _ in signals:
                 scope.cancel()
 
+    pace = Pace()
+
     async def show() -> None:
         while True:
             left = sum(orphan.devices[number].nr_dirty_caches for number in orphan.backings if number in orphan.devices)
-            line.show(f"{left} dirty lines to write")
+            if line.is_due:
+                line.show(f"{left} dirty lines to write{pace(left)}")
             await trio.sleep(INTERVAL)
 
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch_signals)
-        if line.is_live:
-            nursery.start_soon(show)
+        nursery.start_soon(show)
         try:
             await orphan.drain(scope)
         except Exception as exc:

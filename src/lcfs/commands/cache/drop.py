@@ -10,6 +10,7 @@ from errno import ECANCELED
 from lcfs.commands.arguments import add_cache_argument, add_mount_option
 from lcfs.commands.control import MessageRefused, Tree
 from lcfs.commands.failure import INTERRUPTED, CommandFailed
+from lcfs.commands.pace import Pace
 from lcfs.commands.progress import run_interruptible
 
 NAME = "drop"
@@ -36,9 +37,11 @@ def drop(tree: Tree, id_: int, *, late: bool = False) -> None:
     `late` as for `run_interruptible`.
     """
 
+    pace = Pace()
+
     def progress() -> str:
-        dirty = tree.read("caches", id_, "nr_dirty_caches")
-        return f"cache {id_}: {dirty} dirty lines to write to the backings"
+        dirty = int(tree.read("caches", id_, "nr_dirty_caches"))
+        return f"cache {id_}: {dirty} dirty lines to write to the backings{pace(dirty)}"
 
     def cancel() -> None:
         for disk in tree.ids("block"):

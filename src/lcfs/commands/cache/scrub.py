@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import time
 
 from lcfs.commands.arguments import add_cache_argument, add_mount_option
 from lcfs.commands.control import Tree
 from lcfs.commands.failure import INTERRUPTED, CommandFailed
+from lcfs.commands.pace import Pace, segments
 from lcfs.commands.progress import run_interruptible
 
 NAME = "scrub"
@@ -43,7 +45,14 @@ def run(options: argparse.Namespace) -> int:
         with contextlib.suppress(CommandFailed):
             tree.store("0", "caches", options.id, "scrub")
 
-    text = run_interruptible(work, progress=lambda: f"cache {options.id}: {state()}", cancel=stop)
+    pace = Pace(segments)
+
+    def progress() -> str:
+        text = state()
+        seen = re.match(r"running (\d+) of (\d+) segments", text)
+        return f"cache {options.id}: {text}{pace(int(seen[2]) - int(seen[1])) if seen else ''}"
+
+    text = run_interruptible(work, progress=progress, cancel=stop)
     print(f"cache {options.id}: {text}")
     if text.startswith("stopped"):
         return INTERRUPTED
