@@ -260,6 +260,39 @@ def test_disks_that_had_moved_go_back(lcfs: Lcfs, monkeypatch: pytest.MonkeyPatc
     assert (mnt / "devices/1").read_bytes()[:MIB] == content == (mnt / "devices/1").read_bytes()[MIB : 2 * MIB]
 
 
+def test_ctrl_c_leaves_a_disk_as_long_as_it_is(lcfs: Lcfs) -> None:
+    """Its backing hangs."""
+    slow, nbd = nbd_disk(lcfs, 16 * MIB)
+    try:
+        mnt = lcfs.mount("--device", f"1={slow},size=8M")
+        os.kill(nbd.pid, signal.SIGSTOP)
+        try:
+            grow = lcfs.start("device", "grow", "-m", mnt, "1", "12M")
+            wait_until(lambda: len(list(Path(f"/proc/{grow.pid}/task").iterdir())) > 1, "the growth to be under way")
+            os.killpg(grow.pid, signal.SIGINT)
+            _, said = grow.communicate(timeout=60)
+        finally:
+            os.kill(nbd.pid, signal.SIGCONT)
+        assert (grow.returncode, said) == (130, "lcfs device grow: disk 1 keeps its size\n")
+        assert lcfs.read("block/1/size") == str(8 * MIB)
+        lcfs.run("device", "grow", "-m", mnt, "1")
+        assert (mnt / "devices/1").stat().st_size == 16 * MIB
+    finally:
+        lcfs.run("umount", lcfs.directory / "mnt", check=False)
+        lcfs.shell("umount", slow, check=False)
+        nbd.wait(timeout=30)
+
+
+def test_with_the_writeback_cache_the_command_says_what_did_not_follow(lcfs: Lcfs) -> None:
+    mnt = lcfs.mount("--device", "1=a.img,size=8M", "-o", "writeback_cache")
+    with open(mnt / "devices/1", "r+b"):
+        done = lcfs.run("device", "grow", "-m", mnt, "1", "12M", check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "keeps its size until lcfs is mounted anew (writeback_cache)" in done.stderr
+    lcfs.umount()
+    assert (lcfs.mount() / "devices/1").stat().st_size == 12 * MIB
+
+
 def test_what_cannot_move(lcfs: Lcfs) -> None:
     mnt = lcfs.mount("--device", "1=a.img,size=8M")
     (lcfs.directory / "text").write_text("not an image")
