@@ -11,8 +11,8 @@ import trio
 import trio.testing
 
 from lcfs.engine.errors import Cancelled, Failed, InUse, Missing, NoSpace
+from lcfs.engine.extents import SECTOR_RUNS
 from lcfs.engine.geometry import LINE
-from lcfs.engine.migrate import SECTOR_RUNS
 from lcfs.testing import Effect, Fault, Operation, lose_all
 from tests.engine.rig import QUIET, Lab, Rig, page
 from tests.plugins.log_check import ExpectLog

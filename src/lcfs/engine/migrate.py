@@ -26,15 +26,16 @@ import numpy as np
 import trio
 from crc32c import crc32c
 
-from lcfs.engine.block_store import BlockStore, Buffer
+from lcfs.engine.block_store import BlockStore
 from lcfs.engine.cached_device import HUNG_AFTER, CachedDevice
 from lcfs.engine.errors import Failed, LcfsError, Missing, NoSpace
+from lcfs.engine.extents import Extent, extents_of
 from lcfs.engine.flush import NO_SPACE_RETRY
-from lcfs.engine.geometry import FULL, LINE, SECTOR, SECTORS_PER_LINE
+from lcfs.engine.geometry import LINE
 from lcfs.engine.log import EARLY_SHARE
 from lcfs.engine.lookup import anonymous
 from lcfs.engine.ring import Indices, Ring
-from lcfs.engine.spans import Extent, Span, near, spans
+from lcfs.engine.spans import Span, near, spans
 from lcfs.engine.unreadable import Unreadable
 
 log = logging.getLogger("lcfs.engine.migrate")
@@ -59,18 +60,6 @@ LATE_PATIENCE = 60.0
 """Seconds that writers of other disks wait for a late one that fills the ring, before they get an error."""
 STOP_PATIENCE = 10.0
 """Seconds a clean stop waits for a backing that is being written to."""
-
-SECTOR_RUNS: list[list[tuple[int, int]]] = []
-"""For each mask the byte ranges of its runs of sectors."""
-for _mask in range(256):
-    _runs: list[tuple[int, int]] = []
-    for _sector in range(SECTORS_PER_LINE):
-        if _mask >> _sector & 1:
-            if _runs and _runs[-1][1] == _sector * SECTOR:
-                _runs[-1] = (_runs[-1][0], (_sector + 1) * SECTOR)
-            else:
-                _runs.append((_sector * SECTOR, (_sector + 1) * SECTOR))
-    SECTOR_RUNS.append(_runs)
 
 
 @attrs.define(eq=False)
@@ -289,7 +278,7 @@ class Migrator:
         masks = states.dirty_array[indices].tolist()
         crcs = states.crc_array[indices].tolist()
         data, places, good, damaged = await self._read_lines(indices, crcs)
-        extents = _extents(lines, masks, data, places, [row for row in np.argsort(lines).tolist() if good[row]])
+        extents = extents_of(lines, masks, data, places, [row for row in np.argsort(lines).tolist() if good[row]])
         began = trio.current_time()
         try:
             try:
@@ -587,25 +576,3 @@ class Migrator:
     def _is_given_up(self, index: int) -> bool:
         """Whether it could not be read for longer than writers can be made to wait."""
         return bool(self.unreadable) and self.unreadable.over(int(self._ring.positions(np.array([index]))[0]))
-
-
-def _extents(
-    lines: np.ndarray[tuple[int], np.dtype[np.int64]],
-    masks: list[int],
-    data: memoryview,
-    places: list[int],
-    order: list[int],
-) -> list[tuple[int, Sequence[Buffer]]]:
-    """The writes that carry these lines: dirty sectors only, neighbours in one write, ascending."""
-    extents: list[tuple[int, list[Buffer]]] = []
-    end = -1
-    addresses = lines.tolist()
-    for row in order:
-        start, place, mask = addresses[row] * LINE, places[row], masks[row]
-        for first, last in ((0, LINE),) if mask == FULL else SECTOR_RUNS[mask]:
-            if start + first == end:
-                extents[-1][1].append(data[place + first : place + last])
-            else:
-                extents.append((start + first, [data[place + first : place + last]]))
-            end = start + last
-    return [(offset, buffers) for offset, buffers in extents]

@@ -13,13 +13,12 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from lcfs.engine.block_store import Buffer
+from lcfs.engine.extents import Extent
 from lcfs.engine.geometry import LINE
 
 SPAN = 1 << 20
 """No span crosses a multiple of this many bytes, unless neighbours in it do."""
 
-Extent = tuple[int, Sequence[Buffer]]
 Lines = npt.NDArray[np.int64]
 
 
