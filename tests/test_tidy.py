@@ -41,14 +41,17 @@ ENGINE_LAYERS: tuple[tuple[str, set[str]], ...] = (
     (
         "working parts",
         {
+            "backing_load",
             "barrier",
             "cached_device",
+            "extents",
             "flush",
             "formatting",
             "log",
             "log_reader",
             "migrate",
             "modulator",
+            "pace",
             "read_path",
             "ring",
             "scrub",

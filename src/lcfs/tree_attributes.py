@@ -100,6 +100,7 @@ CACHE_ATTRIBUTES: tuple[Attribute[Cache], ...] = (
     Attribute("last_migrated_segment_id", READ, lambda _, cache: str(cache.last_migrated_segment_id)),
     # lcfs's own from here on
     Attribute("state", READ, lambda _, cache: cache.state),
+    Attribute("migration", READ, lambda _, cache: cache.migration),
     Attribute("stats", READ, lambda _, cache: cache.stats.text()),
     _action("clear_stat", _clear_stat),
     _action("drop_caches", lambda cache: cache.drop_caches()),

@@ -35,6 +35,7 @@ def _describe_cache(cache: Cache) -> list[str]:
         f"  lines     {cache.nr_caches}, {cache.nr_dirty_caches} dirty ({_percent(cache.nr_dirty_caches, cache.nr_caches)})",
         f"  segments  {cache.nr_segments}, last flushed {cache.last_flushed_segment_id}, "
         f"last migrated {cache.last_migrated_segment_id}",
+        f"  migration {cache.migration}",
         f"  reads     {reads}, {_percent(read_hits, reads)} hits",
         f"  writes    {writes}, {_percent(write_hits, writes)} hits",
         f"  damage    {cache.crc_errors} lines did not match their checksum",
@@ -128,6 +129,12 @@ DEVICE_METRICS: tuple[Metric[Device], ...] = (
     Metric("state", "gauge", "1 for the state it is in.", _state),
     Metric("size_bytes", "gauge", "Size of the disk.", _one(lambda device: device.size)),
     Metric("dirty_lines", "gauge", "4-KiB lines not yet on the backing.", _one(lambda device: device.nr_dirty_caches)),
+    Metric(
+        "backing_load_percent",
+        "gauge",
+        "Share of the time the backing was at work, between the last two looks of the modulator.",
+        _one(lambda device: round(device.load.percent)),
+    ),
     Metric("suspended", "gauge", "1 while requests are held.", _one(lambda device: int(device.suspended))),
     Metric("errors_total", "counter", "Requests that failed.", _one(lambda device: device.nr_errors)),
 )

@@ -11,9 +11,11 @@ import pytest
 import trio
 import trio.testing
 
+from lcfs.engine.backing_load import BackingLoad
 from lcfs.engine.errors import Failed
 from lcfs.engine.geometry import LINE
 from lcfs.engine.modulator import Modulator
+from lcfs.engine.pace import STEP, next_step
 from lcfs.engine.tunables import TUNABLES, defaults
 from lcfs.testing import MemoryStore, Operation
 from tests.engine.rig import QUIET, Rig, page
@@ -36,6 +38,7 @@ class Disk:
     id: int
     store: BusyStore | None
     migrate_threshold: int = 70
+    load: BackingLoad = attrs.field(factory=BackingLoad)
 
 
 @attrs.define
@@ -54,6 +57,7 @@ class Bench:
     commits: list[float] = attrs.field(factory=list)
     failing: bool = False
     wake: Callable[[], None] = lambda: None
+    modulator: Modulator = attrs.field(init=False)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[float]:
@@ -62,7 +66,7 @@ class Bench:
             if self.failing:
                 raise Failed("it failed; look")
 
-        modulator = Modulator(
+        modulator = self.modulator = Modulator(
             self.tunables,
             devices=lambda: self.disks,
             has_work=lambda: self.work,
@@ -223,7 +227,142 @@ async def test_an_action_that_fails_is_told_and_tried_again(autojump_clock: Cloc
     assert len(bench.flushes) == 3 == len(expectation.records)
 
 
+# The share of the time
+
+
+@pytest.mark.parametrize(
+    ("others", "threshold", "share"),
+    [(0.0, 70, 0.63), (0.5, 70, 0.18), (0.69, 70, 0.05), (0.0, 100, 1.0), (0.99, 100, 1.0), (0.0, 0, 0.05)],
+)
+async def test_migration_gets_most_of_what_others_leave_of_the_threshold(
+    others: float, threshold: int, share: float, autojump_clock: Clock
+) -> None:
+    bench = Bench()
+    bench.set_busy(2, others)
+    bench.disks[0].migrate_threshold = 100
+    bench.disks[1].migrate_threshold = threshold
+    async with bench.running() as _:
+        await trio.sleep(3.5)
+        assert bench.modulator.share == pytest.approx(share, abs=0.002)
+        bench.tunables["force_migrate"] = 1
+        assert bench.modulator.share == 1.0
+        bench.tunables |= {"force_migrate": 0, "update_interval": 0}
+        assert bench.modulator.share == 1.0
+
+
+async def test_what_migration_does_itself_is_not_counted_as_the_load_of_others(autojump_clock: Clock) -> None:
+    bench = Bench()
+    bench.set_busy(1, 0.6)
+    load = bench.disks[0].load
+    async with bench.running():
+        for _ in range(8):
+            with load.requests, load.migration:
+                await trio.sleep(0.5)
+            await trio.sleep(0.5)
+        # 60 % at work, 50 of them migration's: others leave 60 of 70 %
+        assert bench.modulator.share == pytest.approx(0.9 * 0.6, abs=0.01)
+        assert load.percent == pytest.approx(60, abs=1)
+
+
+async def test_where_nobody_counts_our_own_requests_and_their_latency_tell(autojump_clock: Clock) -> None:
+    bench = Bench()
+    bench.set_busy(1, None)
+    load = bench.disks[0].load
+
+    async def read(latency: float, times: int) -> None:
+        for _ in range(times):
+            with load.reading(LINE):
+                await trio.sleep(latency)
+            await trio.sleep(0.1 - latency)
+
+    async with bench.running():
+        await read(0.01, 30)
+        assert load.percent == pytest.approx(10, abs=2)
+        assert bench.tunables["allow_migrate"] == 1
+        # somebody else is at it: the same requests take five times as long
+        await read(0.05, 20)
+        assert load.percent > 90
+        assert bench.tunables["allow_migrate"] == 0
+        assert "disk 1 is busy" in bench.modulator.reason
+        await read(0.01, 20)
+        assert bench.tunables["allow_migrate"] == 1
+
+
+def test_a_step_is_fitted_to_the_disk() -> None:
+    assert next_step(64, STEP / 10, 8192) == 128
+    assert next_step(8192, STEP / 10, 8192) == 8192
+    assert next_step(64, STEP, 8192) == 64
+    assert next_step(64, 10 * STEP, 8192) == 32
+    assert next_step(1, 10 * STEP, 8192) == 1
+
+
 # In a cache
+
+
+SLOW = 0.008
+
+
+async def _fill(rig: Rig, segments: int) -> None:
+    """Dirty lines far from each other, so that no two share a request."""
+    lines = rig.cache.geometry.lines_per_segment
+    for at in range(segments * lines):
+        await rig.write(1, at * 300 * LINE, page(at))
+    await rig.cache.barrier()
+
+
+async def test_a_slow_disk_stays_under_its_threshold_while_it_is_migrated_to(autojump_clock: Clock) -> None:
+    async with Rig.running(segments=256, disks={1: 1 << 31}, tunables={"update_interval": 1}) as rig:
+        rig.devices[1].migrate_threshold = 40
+        rig.backings[1].delay.writes = SLOW
+        assert rig.cache.migration == "idle"
+        await _fill(rig, 200)
+        dirty = rig.cache.nr_dirty_caches
+        rig.log.clear()
+        await trio.sleep(20)
+        assert 0.25 < len(rig.written("disk1")) * SLOW / 20 < 0.40
+        assert rig.cache.migration == "migrating for 36 % of the time"
+        assert 20 * 0.25 / SLOW < dirty - rig.cache.nr_dirty_caches < 20 * 0.40 / SLOW
+
+
+async def test_from_the_high_watermark_to_the_low_one_it_runs_whatever_the_load(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Rig.running(segments=64, disks={1: 1 << 31}, tunables={"update_interval": 1}) as rig:
+        monkeypatch.setattr(rig.backings[1], "busy_ms", lambda: int(trio.current_time() * 1000))
+        rig.backings[1].delay.writes = SLOW
+        await _fill(rig, 55)
+        await trio.sleep(10)
+        assert rig.cache.tunables["allow_migrate"] == 0
+        assert rig.written("disk1") == []
+        assert rig.cache.migration == "waiting disk 1 is busy: 100 %, its migrate_threshold is 70 %"
+        for at in range(20):
+            await rig.write(1, (at * 300 + 150) * LINE, page(at))
+        await rig.cache.barrier()
+        ring = rig.cache.ring
+        assert ring.nr_free < 8
+        assert "since the cache fills" in rig.cache.migration
+        await trio.sleep(60)
+        assert 16 <= ring.nr_free < 24
+        assert rig.cache.nr_dirty_caches > 0
+        assert rig.cache.migration.startswith("waiting disk 1 is busy")
+
+
+async def test_with_update_interval_0_there_are_no_watermarks(autojump_clock: Clock) -> None:
+    async with Rig.running(segments=64, disks={1: 1 << 31}) as rig:
+        await _fill(rig, 62)
+        await trio.sleep(60)
+        assert rig.written("disk1") == []
+        assert rig.cache.migration == "waiting allow_migrate is 0"
+
+
+async def test_a_writer_that_waits_ends_a_rest(autojump_clock: Clock) -> None:
+    async with Rig.running(segments=16, disks={1: 1 << 31}, tunables={"update_interval": 1}) as rig:
+        rig.devices[1].migrate_threshold = 1
+        rig.backings[1].delay.writes = SLOW
+        begin = trio.current_time()
+        await _fill(rig, 60)
+        lines = (60 - 16) * rig.cache.geometry.lines_per_segment
+        assert trio.current_time() - begin < 1.5 * lines * SLOW
 
 
 async def test_an_idle_cache_writes_nothing(autojump_clock: Clock) -> None:

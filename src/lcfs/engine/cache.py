@@ -24,6 +24,7 @@ from lcfs.engine.errors import Cancelled, InUse, LcfsError, Missing, NoSpace, No
 from lcfs.engine.geometry import LINE
 from lcfs.engine.migrate import Migrator
 from lcfs.engine.modulator import Modulator
+from lcfs.engine.pace import Pace
 from lcfs.engine.ring import Ring
 from lcfs.engine.scrub import Scrub
 from lcfs.engine.superblock import SuperblockWriter
@@ -73,10 +74,14 @@ class Cache(WritePath):
             commit_tail=self._commit_tail,
             copy_forward=self.copy_forward,
             seal_copies=self.seal_copies,
-            allowed=lambda: bool(self.tunables["allow_migrate"] or self.tunables["force_migrate"]),
-            paced=lambda: self.tunables["update_interval"] > 0,
+            pace=Pace(
+                ring,
+                allowed=lambda: bool(self.tunables["allow_migrate"] or self.tunables["force_migrate"]),
+                share=lambda: self.modulator.share,
+                watermarks=lambda: self.tunables["update_interval"] > 0,
+                starved=lambda: self.starved,
+            ),
             batch_size=lambda: self.tunables["nr_max_batched_migration"],
-            starved=lambda: self.starved,
             blocked=lambda: any(not device.struggling and not self.has_room(device) for device in self.waiting),
             on_stuck=self.give_up_waiting,
             on_progress=self._open_room,
@@ -155,6 +160,17 @@ class Cache(WritePath):
         if unread := self.migrator.unreadable.count():
             return f"degraded {unread} lines cannot be read from {self.path}; they stay dirty and are tried again"
         return "running"
+
+    @property
+    def migration(self) -> str:
+        """`idle`, `migrating` or `waiting`, and behind it how, or why not."""
+        activity = self.migrator.pace.activity
+        if activity == "idle":
+            return activity
+        troubled = [device for device in self.attached_devices() if device.struggling and device.nr_dirty_caches]
+        if activity == "waiting":
+            activity += f" {self.modulator.reason}" if self.tunables["update_interval"] else " allow_migrate is 0"
+        return activity + "".join(f"; disk {device.id} takes nothing just now" for device in troubled)
 
     def attached_devices(self) -> list[CachedDevice]:
         """Its disks, by id."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import trio
 
+from lcfs.engine.backing_load import BackingLoad
 from lcfs.engine.block_store import BlockStore
 from lcfs.engine.geometry import LINE
 from lcfs.engine.lookup import LineTable
@@ -15,6 +16,7 @@ FIRST_BACKOFF = 1.0
 LAST_BACKOFF = 30.0
 ATTEMPTS = 3
 """Failures in a row, FIRST_BACKOFF and twice that apart, after which writers that wait get the error."""
+FIRST_PACED = 64
 HUNG_AFTER = 5.0
 """Seconds after which others do not wait for a backing any more."""
 
@@ -38,6 +40,10 @@ class CachedDevice:
         """Percent of load of the backing above which migration rests."""
         self.cost = RequestCost()
         """What a request to the backing costs."""
+        self.load = BackingLoad()
+        """How busy the backing is."""
+        self.paced_lines = FIRST_PACED
+        """Lines of a step of writing back while migration is paced."""
         self.fault = ""
         """Why the backing cannot be written just now; empty when it can."""
         self.retry_at = 0.0

@@ -37,8 +37,10 @@ UNSYNCED_SEGMENTS = 32
 there is, within log_reader.LOOKAHEAD_SEGMENTS, a record that says so."""
 MOST_UNSYNCED = UNSYNCED_SEGMENTS + NR_BUFFERS
 """Writers wait for that flush when this many segments depend on it: those in RAM never make it more."""
-EARLY_SHARE = 8
-"""Migration does not wait for a full ring: where it may, it begins when less than 1/8 is free."""
+HIGH_WATERMARK = 8
+"""Migration does not wait for a full ring: where it may, it begins when less than 1/8 is free, whatever the load ..."""
+LOW_WATERMARK = 4
+"""... and goes on until 1/4 is."""
 
 
 class Log:
@@ -156,7 +158,7 @@ class Log:
         self._record_start = self._base
         self._cursor = self._base + 1
         self._limit = self._base + self._blocks
-        if ring.nr_free * EARLY_SHARE < self.geometry.nr_segments:
+        if ring.nr_free * HIGH_WATERMARK < self.geometry.nr_segments:
             self.on_reserving()
         return True
 

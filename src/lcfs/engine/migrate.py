@@ -32,8 +32,8 @@ from lcfs.engine.errors import Failed, LcfsError, Missing, NoSpace
 from lcfs.engine.extents import Extent, extents_of
 from lcfs.engine.flush import NO_SPACE_RETRY
 from lcfs.engine.geometry import LINE
-from lcfs.engine.log import EARLY_SHARE
 from lcfs.engine.lookup import anonymous
+from lcfs.engine.pace import Pace, next_step
 from lcfs.engine.ring import Indices, Ring
 from lcfs.engine.spans import Span, near, spans
 from lcfs.engine.unreadable import Unreadable
@@ -87,10 +87,8 @@ class Migrator:
         commit_tail: Callable[[int], Awaitable[None]],
         copy_forward: Callable[[CachedDevice, int, memoryview], bool],
         seal_copies: Callable[[], None],
-        allowed: Callable[[], bool],
-        paced: Callable[[], bool],
+        pace: Pace,
         batch_size: Callable[[], int],
-        starved: Callable[[], bool],
         blocked: Callable[[], bool],
         on_stuck: Callable[[str], None],
         on_progress: Callable[[], None],
@@ -100,6 +98,7 @@ class Migrator:
         """Lines written back since the cache was resumed."""
         self.unreadable = Unreadable(ring)
         """Lines that the image does not give out for the time being."""
+        self.pace = pace
         self._ring = ring
         self._image = image
         self._wait_durable = wait_durable
@@ -107,10 +106,7 @@ class Migrator:
         self._commit_tail = commit_tail
         self._copy_forward = copy_forward
         self._seal_copies = seal_copies
-        self._allowed = allowed
-        self._paced = paced
         self._batch_size = batch_size
-        self._starved = starved
         self._blocked = blocked
         self._on_stuck = on_stuck
         self._on_progress = on_progress
@@ -131,8 +127,7 @@ class Migrator:
         ring = self._ring
         if ring.tail > ring.last_closed or self._stopping:
             return False
-        early = self._paced() and ring.nr_free * EARLY_SHARE < ring.geometry.nr_segments
-        return self._starved() or early or self._allowed()
+        return self.pace.may_go
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Migrate batches while wanted. Ends only when cancelled."""
@@ -141,8 +136,12 @@ class Migrator:
             task_status.started()
             while True:
                 self._wake = trio.Event()
-                if self.wanted and await self._batch():
-                    continue
+                if self.wanted:
+                    began, before = trio.current_time(), self.nr_migrated
+                    moved = await self._batch()
+                    rested = self.nr_migrated > before and await self._rest(trio.current_time() - began)
+                    if moved or rested:
+                        continue
                 with trio.move_on_after(self._pause()):
                     await self._wake.wait()
 
@@ -153,6 +152,18 @@ class Migrator:
             for device in self._ring.attached():
                 async with device.writeback:
                     pass
+
+    async def _rest(self, took: float) -> bool:
+        """After so many seconds of work, leave the disks alone for so long that work has its share; False where no rest
+        is due. A writer that waits ends it.
+        """
+        if not (rest := self.pace.rest(took)):
+            return False
+        with trio.move_on_after(rest):
+            while not self.pace.starved():
+                await self._wake.wait()
+                self._wake = trio.Event()
+        return True
 
     def _pause(self) -> float:
         """Seconds until a faulty backing may be tried again or a disk at work counts as late; for ever where none is."""
@@ -175,7 +186,7 @@ class Migrator:
             await self._wait_durable(before)
         except LcfsError:
             return False
-        if ring.checked_tail != first and not self._allowed() and trio.current_time() >= self.unreadable.retry_at:
+        if ring.checked_tail != first and not self.pace.allowed() and trio.current_time() >= self.unreadable.retry_at:
             await self._check_tail(first)
             return True
         owners = np.unique(ring.states.device_array[self._to_be_tried(ring.dirty_indices(first, last))])
@@ -195,8 +206,13 @@ class Migrator:
 
         async def job(device: CachedDevice) -> None:
             try:
-                while not self._stopping and await self.write_back(device, first, last, before):
-                    pass
+                while not self._stopping:
+                    is_paced, began = self.pace.share < 1, trio.current_time()
+                    count = await self.write_back(device, first, last, before, device.paced_lines if is_paced else BATCH_LINES)
+                    if is_paced:
+                        device.paced_lines = next_step(device.paced_lines, trio.current_time() - began, BATCH_LINES)
+                    if is_paced or not count:
+                        break
             except LcfsError as exc:
                 log.debug("disk %d keeps its dirty lines: %s", device.id, exc)
             working.discard(device)
@@ -279,16 +295,9 @@ class Migrator:
         crcs = states.crc_array[indices].tolist()
         data, places, good, damaged = await self._read_lines(indices, crcs)
         extents = extents_of(lines, masks, data, places, [row for row in np.argsort(lines).tolist() if good[row]])
-        began = trio.current_time()
         try:
-            try:
-                requests, length = await self._write_spans(store, extents, price)
-            except OSError as exc:
-                if exc.errno != errno.ENOSPC or not price:
-                    raise
-                # what lies between the lines may be holes
-                requests, length = await self._write_spans(store, extents, 0)
-            await store.flush()
+            with device.load.requests, device.load.migration:
+                seconds, requests, length = await self._write_to(store, extents, price)
         except OSError as exc:
             reason = f"{store.name} cannot be written: {exc.strerror or exc}"
             if not device.fault:
@@ -297,7 +306,7 @@ class Migrator:
             raise Failed(f"disk {device.id}: {reason}", errno=exc.errno) from exc
         device.mark_well()
         if requests:
-            device.cost.note(requests, length, trio.current_time() - began)
+            device.cost.note(requests, length, seconds)
         # a line overtaken meanwhile is not dirty any more, and its slot may already hold another line
         still = (ring.positions(indices) == positions) & (states.dirty_array[indices] != 0)
         passed = np.asarray(good, bool)
@@ -325,6 +334,19 @@ class Migrator:
         lines = states.line_array[wanted].astype(np.int64)
         close = near(states.line_array[found].astype(np.int64), np.sort(lines), price)
         return found[close], positions[close]
+
+    async def _write_to(self, store: BlockStore, extents: Sequence[Extent], price: int) -> tuple[float, int, int]:
+        """Write ascending extents and flush. Returns seconds, requests and bytes."""
+        began = trio.current_time()
+        try:
+            requests, length = await self._write_spans(store, extents, price)
+        except OSError as exc:
+            if exc.errno != errno.ENOSPC or not price:
+                raise
+            # what lies between the lines may be holes
+            requests, length = await self._write_spans(store, extents, 0)
+        await store.flush()
+        return trio.current_time() - began, requests, length
 
     async def _write_spans(self, store: BlockStore, extents: Sequence[Extent], price: int) -> tuple[int, int]:
         """Write ascending extents, those close together as spans. Returns how many requests that took, and bytes.

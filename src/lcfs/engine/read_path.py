@@ -238,7 +238,8 @@ class ReadPath(Log):
         start = line << LINE_SHIFT
         length = min(len(out), device.size - start)
         try:
-            await store.readinto(start, out[:length])
+            with device.load.reading(length):
+                await store.readinto(start, out[:length])
         except OSError as exc:
             raise Failed(f"{store.name} cannot be read: {exc.strerror or exc}", errno=exc.errno) from exc
 
