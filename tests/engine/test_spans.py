@@ -15,7 +15,7 @@ from lcfs.engine.errors import Failed
 from lcfs.engine.geometry import LINE
 from lcfs.engine.request_cost import MIB, MOST_PRICE, RequestCost
 from lcfs.engine.spans import SPAN, near, spans
-from lcfs.testing import Choose, Effect, Fault, Operation, keep_all, lose_all
+from lcfs.testing import Choose, Effect, Fault, MemoryStore, Operation, keep_all, lose_all
 from lcfs.testing.unsynced import Survival, UnsyncedWrite
 from tests.engine.rig import Rig, page
 from tests.plugins.log_check import ExpectLog
@@ -71,13 +71,36 @@ def test_spans_lay_what_is_dirty_over_what_is_there_and_lose_nothing() -> None:
             data = page(line)[first * 512 : end * 512]
             parts.append((line * LINE + first * 512, [data]))
             wanted[line * LINE + first * 512 : line * LINE + end * 512] = data
-        for span in spans(parts, rng.choice((0, 2 * LINE, PRICE, MOST_PRICE))):
+        for span in spans(parts, rng.choice((0, 1000, 2 * LINE, PRICE, MOST_PRICE))):
             if span.rewritten:
                 span.lay_over(memoryview(disk)[span.start : span.end])
             else:
                 for offset, (buffer,) in span.extents:
                     disk[offset : offset + len(buffer)] = buffer
         assert disk == wanted
+
+
+async def test_parts_of_lines_survive_whatever_a_request_costs(autojump_clock: Clock) -> None:
+    """Spans are read and written in whole lines, the reads before the writes: two must never share a line."""
+    rng = random.Random(2)
+    async with Rig.running() as rig:
+        for _ in range(300):
+            disk = bytearray(rng.randbytes(16 * LINE))
+            store = MemoryStore.of_size(len(disk))
+            await store.write(0, [bytes(disk)])
+            parts: list[tuple[int, list[bytes]]] = []
+            for sector in range(16 * 8):
+                if rng.random() < 0.3:
+                    data = rng.randbytes(512)
+                    disk[sector * 512 : (sector + 1) * 512] = data
+                    if parts and parts[-1][0] + 512 * len(parts[-1][1]) == sector * 512:
+                        parts[-1][1].append(data)
+                    else:
+                        parts.append((sector * 512, [data]))
+            await rig.cache.migrator._write_spans(store, parts, rng.randrange(0, 4 * LINE))
+            found = bytearray(len(disk))
+            await store.readinto(0, memoryview(found))
+            assert found == disk
 
 
 def test_near_is_what_can_share_a_span() -> None:

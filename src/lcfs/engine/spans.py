@@ -44,12 +44,14 @@ class Span:
 
 
 def spans(extents: Sequence[Extent], price: int) -> Iterator[Span]:
-    """Ascending extents as spans, where a request costs as much as moving `price` bytes."""
+    """Ascending extents as spans, no two of them in the same line, where a request costs as much as moving `price` bytes."""
     group: list[Extent] = []
     start = end = 0
     for extent in extents:
         offset = extent[0]
-        if group and (2 * (offset - end) > price or offset // SPAN != start // SPAN):
+        # a span is read and written in whole lines: two that shared one would each write back what the other replaced
+        is_apart = offset // LINE > (end - 1) // LINE
+        if group and is_apart and (2 * (offset - end) > price or offset // SPAN != start // SPAN):
             yield _span(start, end, group, price)
             group = []
         if not group:
