@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Every command of docs/howto.md and docs/operations.md, section by section, with real mounts and loop devices.
 
-There is no NFS server: a directory stands for its mount. In a mount namespace whose /mnt is empty, so that the pages can speak of /mnt/lc whatever this machine has there.
+There is no NFS server: a directory stands for its mount. All is done in a mount namespace whose /mnt is empty, so that
+the pages can speak of /mnt/lc whatever this machine has there.
 """
 
 from __future__ import annotations
