@@ -34,8 +34,8 @@ def sections_of(page: str) -> dict[str, list[str]]:
 
 SECTIONS = sections_of(HOWTO) | {name: commands for name, commands in sections_of(OPERATIONS).items() if commands}
 
-NEEDS = {"PostgreSQL": "postgresql"}
-"""The directory below /usr/lib of what a section is about and not every machine has."""
+NEEDS = {"PostgreSQL": Path("/usr/lib/postgresql")}
+"""What a section is about that `make test` does not install (`make kill` does); it is run where that is there."""
 
 SHOWN = {
     "Images of virtual machines": ["virtual size: 128 MiB", "Images are identical."],
@@ -49,7 +49,8 @@ SHOWN = {
     "The machine lost power": ["synced"],
     "The SSD dies": ["Pass 5", "running"],
     "The image is full": ["\n0\n"],
-    "Replacing the SSD": ["newest"],
+    "Replacing the SSD": ["newestvm\n"],
+    "A disk is too small": ["\n1073741824\n", "data blocks changed"],
     "Moving to another machine": ["newest"],
     "Backups": ["Pass 5", "kept"],
     "When the SSD or the disk dies": ["1 lines written to /mnt/slow/restored.raw, 0 left", "newest"],
@@ -79,10 +80,8 @@ def test_every_section_has_commands() -> None:
     assert SHOWN.keys() <= SECTIONS.keys()
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("section", [section for section in SECTIONS if section not in NEEDS or NEEDS[section].is_dir()])
 def test_a_section(section: str, lcfs: Lcfs) -> None:
-    if section in NEEDS and not Path("/usr/lib", NEEDS[section]).is_dir():
-        pytest.skip(f"{NEEDS[section]} is not installed; install it")
     path = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH\n"
     (lcfs.directory / "script").write_text(
         BEFORE + path + "set -x\n" + "".join(SECTIONS[section]) + "! mountpoint -q /mnt/lc\n"
