@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lcfs.commands.run_file import directory
+from lcfs.commands import run_file
+from lcfs.commands.mounts import Mount
 from tests.mount.harness import Lcfs
 
 pytestmark = [pytest.mark.mount, pytest.mark.loop]
@@ -107,7 +109,7 @@ def test_what_is_created_is_the_owners_alone(open_way: Lcfs) -> None:
     for name in ("ssd.img", "ssd.disk1.img"):
         assert stat.S_IMODE((open_way.directory / name).stat().st_mode) == 0o600
         assert as_nobody(open_way, f"cat {name} > /dev/null")[0] != 0
-    assert not stat.S_IMODE(os.stat(directory(0)).st_mode) & 0o022
+    assert not stat.S_IMODE(os.stat(run_file.directory(0)).st_mode) & 0o022
 
 
 @pytest.mark.parametrize("name", ["ssd.img", "ssd.disk1.img", "mnt.log", "mnt.pid"])
@@ -123,8 +125,74 @@ def test_a_link_laid_out_for_a_file_that_is_created(name: str, open_way: Lcfs) -
         open_way.run("umount", "mnt")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("cache", "format", "link", "--size", "4M"),
+        ("device", "create", "-m", "mnt", "2", "link", "--size", "4M"),
+        ("cache", "move", "-m", "mnt", "1", "link", "--size", "4M"),
+    ],
+    ids=" ".join,
+)
+def test_a_link_laid_out_for_what_a_verb_creates(words: tuple[str, ...], open_way: Lcfs) -> None:
+    bait = open_way.directory / "bait"
+    (open_way.directory / "link").symlink_to(bait)
+    open_way.mount()
+    done = open_way.run(*words, check=False)
+    assert not os.path.lexists(bait), done.stdout
+    assert done.returncode == 1
+    assert re.search("bait,? (which )?does not exist", done.stderr)
+    assert open_way.read("caches/1/state") == "running"
+    assert os.listdir(open_way.directory / "mnt/caches") == ["1"]
+
+
+@pytest.mark.parametrize("name", ["ssd.img", "ssd.disk1.img", "mnt.pid"])
+def test_a_link_to_a_file_that_is_there(name: str, open_way: Lcfs) -> None:
+    """What another user would like to see overwritten stays as it is."""
+    victim = open_way.directory / "victim"
+    victim.write_text("of somebody else\n" * 1000)
+    before = victim.read_bytes()
+    (open_way.directory / "mnt").mkdir()
+    (open_way.directory / name).symlink_to(victim)
+    done = open_way.run("mount", "mnt", "--cache", "ssd.img", "--pid-file", "mnt.pid", check=False)
+    assert victim.read_bytes() == before
+    if done.returncode == 0:
+        open_way.run("umount", "mnt")
+
+
+@pytest.mark.parametrize("laid", ["a link", "a directory of another"])
+def test_a_run_directory_laid_out_by_somebody_else(laid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name can be known beforehand; nothing is made in it unless it is ours."""
+    home, elsewhere = tmp_path / "lcfs-0", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if laid == "a link":
+        home.symlink_to(elsewhere)
+    else:
+        home.mkdir()
+        os.chown(home, NOBODY, NOBODY)
+    monkeypatch.setattr(run_file, "directory", lambda uid: str(home))
+    with pytest.raises(PermissionError):
+        run_file.RunFile("0:99")
+    assert list(home.iterdir()) == []
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_run_file_of_somebody_else_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever made it could name any process as the daemon, and have it waited for."""
+    monkeypatch.setattr(run_file, "directory", lambda uid: str(tmp_path))
+    ours = run_file.RunFile("0:99")
+    mount = Mount("/mnt", "0:99", "fuse.lcfs", "x", os.geteuid())
+    assert run_file.daemon_of(mount) == os.getpid()
+    os.chown(tmp_path / "0:99", NOBODY, NOBODY)
+    assert run_file.daemon_of(mount) is None
+    ours.remove()
+
+
 def test_no_shell_and_no_predictable_temporary_name() -> None:
-    """No call of the source starts a shell; tempfile alone makes names below a temporary directory."""
+    """No call of the source starts a shell; tempfile alone makes names below a temporary directory.
+
+    But for the run directory of a user without /run/user, which is looked at before it is used (above).
+    """
     for path in SOURCE.glob("**/*.py"):
         if "testing" in path.parts:
             continue
@@ -134,3 +202,5 @@ def test_no_shell_and_no_predictable_temporary_name() -> None:
                 assert called not in {"os.system", "os.popen", "subprocess.getoutput", "tempfile.mktemp"}, path
                 shells = [k for k in node.keywords if k.arg == "shell"]
                 assert not shells, f"{path}:{node.lineno}"
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and path.name != "run_file.py":
+                assert not re.search("/tmp/|/var/tmp|/dev/shm", node.value), f"{path}:{node.lineno}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lcfs.commands.arguments import DEFAULT_CACHE_SIZE, TAB, Parser, parse_size
 from lcfs.commands.failure import MOUNT_FAILED, MOUNT_USAGE, CommandFailed
+from lcfs.commands.loose_link import require_no_loose_link
 
 if TYPE_CHECKING:
     from lcfs.commands.background import Reporter
@@ -120,7 +121,7 @@ def _plan(options: argparse.Namespace, entry: Entry) -> MountPlan:
     mountpoint = mount_point.prepare(entry.mountpoint, nonempty=mount_options.nonempty, note=Terminal().note)
     for path in [cache.path for cache in entry.caches] + [device.path for device in entry.devices]:
         mount_point.require_outside(mountpoint, path)
-        _require_no_loose_link(path)
+        require_no_loose_link(path, MOUNT_FAILED)
     background = not (options.foreground or options.debug or options.live)
     return MountPlan(
         mountpoint=mountpoint,
@@ -137,22 +138,12 @@ def _plan(options: argparse.Namespace, entry: Entry) -> MountPlan:
     )
 
 
-def _require_no_loose_link(path: str) -> None:
-    """Where a file is to be created, a link could lead that anywhere: whoever laid it out would choose the place."""
-    if os.path.islink(path) and not os.path.exists(path):
-        raise CommandFailed(
-            f"{path} is a link to {os.readlink(path)}, which does not exist, and nothing is created through a link; "
-            "give the path itself",
-            MOUNT_FAILED,
-        )
-
-
 def _writable(path: str | None) -> str | None:
     """The absolute path of a file that the daemon will be able to write; it is not made here."""
     if path is None:
         return None
     path = os.path.abspath(path)
-    _require_no_loose_link(path)
+    require_no_loose_link(path, MOUNT_FAILED)
     directory = os.path.dirname(path)
     if os.path.isdir(path) or not os.access(path if os.path.exists(path) else directory, os.W_OK):
         raise CommandFailed(f"{path} cannot be written; give a file in a directory that is there", MOUNT_FAILED)

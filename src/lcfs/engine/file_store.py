@@ -379,11 +379,13 @@ def _lock(fd: int, path: str) -> None:
 
 
 def _look(path: str) -> Place:
+    # a link to nowhere is there: nothing is to be created where it leads, and an attempt to open it tells what is missing
+    there = os.path.lexists(path)
     path = os.path.realpath(path)
     try:
         status = os.stat(path)
     except OSError:
-        return Place(path, os.path.lexists(path), path)
+        return Place(path, there, path)
     identity = status.st_rdev if stat.S_ISBLK(status.st_mode) else (status.st_dev, status.st_ino)
     return Place(path, True, identity)
 

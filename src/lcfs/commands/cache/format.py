@@ -10,6 +10,7 @@ import stat
 
 from lcfs.commands.arguments import DEFAULT_CACHE_SIZE, add_image_argument, size
 from lcfs.commands.failure import CommandFailed
+from lcfs.commands.loose_link import require_no_loose_link
 
 NAME = "format"
 HELP = "make a new, empty cache image; anything but an image or nothing at all is kept without --force"
@@ -32,6 +33,7 @@ def run(options: argparse.Namespace) -> int:
 
     from lcfs.engine.errors import LcfsError
 
+    require_no_loose_link(options.image)
     try:
         trio.run(format_path, os.path.abspath(options.image), options.size, options.force)
     except LcfsError as error:

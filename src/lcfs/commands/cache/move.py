@@ -19,6 +19,7 @@ from lcfs.commands.cache.format import format_path
 from lcfs.commands.control import Tree
 from lcfs.commands.device.drain import drain
 from lcfs.commands.failure import FAILED, INTERRUPTED, CommandFailed
+from lcfs.commands.loose_link import require_no_loose_link
 
 NAME = "move"
 HELP = "give the disks of a cache a new cache on another image, while they are in use"
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Move, and say what the new cache is called; Ctrl-C before the end brings everything back."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    require_no_loose_link(options.image)
     tree, image = Tree.chosen(options.mountpoint), os.path.realpath(options.image)
     tree.require("caches", options.id)
     new = move(tree, options.id, image, options.size)
