@@ -116,7 +116,7 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "B07",
         "the tail moves although the backing was not flushed",
-        (Edit(Migrator._write_back, "await store.flush()\n", "pass\n"),),
+        (Edit(Migrator._write_to, "await store.flush()\n", "pass\n"),),
         Exploration(),
         ("Violation R1", "Violation R2"),
     ),

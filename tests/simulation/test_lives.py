@@ -49,7 +49,7 @@ BUGS = {
         "Violation: R|Damaged",
     ),
     "a tail that moves before the backing was flushed": (
-        Edit(Migrator._write_back, "await store.flush()\n", "pass\n"),
+        Edit(Migrator._write_to, "await store.flush()\n", "pass\n"),
         "Violation: R",
     ),
     "a read without the sectors that are dirty": (
