@@ -3,15 +3,19 @@
 
 import pytest
 
-from lcfs.engine import flush, log, log_reader, migrate, read_path, ring, write_path
+from lcfs.engine import flush, log, log_reader, migrate, read_path, ring, spans, write_path
 from lcfs.engine.barrier import Barriers
 from lcfs.engine.block_store import BlockStore
+from lcfs.engine.geometry import LINE, SECTOR
 from lcfs.engine.migrate import Migrator
 from lcfs.engine.recover import resume_cache
 from lcfs.engine.spans import Span
 from lcfs.engine.write_buffer import BufferPool, WriteBuffer
+from lcfs.testing import world as world_module
 from lcfs.testing.explore import WORKLOADS_PER_SEED, in_trio
-from lcfs.testing.explorer import Explorer, Found, script_of
+from lcfs.testing.explorer import Explorer, Found, Script, script_of
+from lcfs.testing.steps import STEPS
+from lcfs.testing.world import Setup, World
 from tests.planted.edit import Edit, planted
 
 STATES = 3000
@@ -68,18 +72,52 @@ async def explore_dear(explorer: Explorer) -> None:
         number += 1
 
 
-def test_no_promise_is_broken_where_lines_are_written_as_spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    met = 0
+def count_spans(monkeypatch: pytest.MonkeyPatch) -> list[Span]:
+    """Those that are read from now on, as they are."""
+    met: list[Span] = []
     laid_over = Migrator._laid_over
 
     async def counted(migrator: Migrator, store: BlockStore, span: Span) -> tuple[int, memoryview] | None:
-        nonlocal met
-        met += 1
+        met.append(span)
         return await laid_over(migrator, store, span)
 
     monkeypatch.setattr(Migrator, "_laid_over", counted)
+    return met
+
+
+def test_no_promise_is_broken_where_lines_are_written_as_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    met = count_spans(monkeypatch)
     in_trio(explore_dear, Explorer(2 * STATES))
-    assert met > 10
+    assert len(met) > 10
+
+
+async def _write_scattered_sectors(world: World) -> None:
+    """Two groups, each worth a span where a request costs a little less than a line, with a gap between them in one line."""
+    for sector in (1, 3, 5, 7, 9, 14, 16, 18, 20, 22):
+        await world.write(1, sector * SECTOR, SECTOR)
+    await world.barrier(1)
+
+
+def explore_scattered(monkeypatch: pytest.MonkeyPatch) -> Explorer:
+    monkeypatch.setattr(world_module, "DEAR", LINE - 200)
+    monkeypatch.setitem(STEPS, "write scattered sectors", _write_scattered_sectors)
+    explorer = Explorer(STATES)
+    steps = ("write scattered sectors", "drop_caches", "write scattered sectors", "drop_caches")
+    in_trio(lambda: explorer.explore(Script(Setup(dear=True), 1, "nothing", steps)))
+    return explorer
+
+
+def test_no_promise_is_broken_where_a_request_costs_less_than_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    met = count_spans(monkeypatch)
+    assert explore_scattered(monkeypatch).states > 20
+    # the gap alone would part them; the line they share keeps them together
+    assert {(span.start, span.end) for span in met} == {(SECTOR, 23 * SECTOR)}
+
+
+def test_two_spans_in_one_line_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    edit = Edit(spans.spans, "is_apart = offset // LINE > (end - 1) // LINE", "is_apart = True")
+    with planted([edit]), pytest.raises(Found, match=r"R1|read"):
+        explore_scattered(monkeypatch)
 
 
 @pytest.mark.parametrize(

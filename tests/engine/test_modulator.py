@@ -355,6 +355,21 @@ async def test_with_update_interval_0_there_are_no_watermarks(autojump_clock: Cl
         assert rig.cache.migration == "waiting allow_migrate is 0"
 
 
+async def test_forcing_migration_ends_a_rest(autojump_clock: Clock) -> None:
+    async with Rig.running(segments=64, disks={1: 1 << 31}, tunables={"update_interval": 1}) as rig:
+        rig.devices[1].migrate_threshold = 1
+        rig.backings[1].delay.writes = 0.02
+        await _fill(rig, 20)
+        await trio.sleep(5)
+        dirty = rig.cache.nr_dirty_caches
+        assert 0 < dirty < 20 * rig.cache.geometry.lines_per_segment
+        await trio.sleep(4)
+        assert rig.cache.nr_dirty_caches == dirty
+        await rig.cache.set_tunable("force_migrate", 1)
+        await trio.sleep(3)
+        assert rig.cache.nr_dirty_caches < dirty
+
+
 async def test_a_writer_that_waits_ends_a_rest(autojump_clock: Clock) -> None:
     async with Rig.running(segments=16, disks={1: 1 << 31}, tunables={"update_interval": 1}) as rig:
         rig.devices[1].migrate_threshold = 1

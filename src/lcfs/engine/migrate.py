@@ -155,12 +155,12 @@ class Migrator:
 
     async def _rest(self, took: float) -> bool:
         """After so many seconds of work, leave the disks alone for so long that work has its share; False where no rest
-        is due. A writer that waits ends it.
+        is due. It ends when migration may have all of the time: a writer waits, or an operator forces it.
         """
         if not (rest := self.pace.rest(took)):
             return False
         with trio.move_on_after(rest):
-            while not self.pace.starved():
+            while self.pace.share < 1:
                 await self._wake.wait()
                 self._wake = trio.Event()
         return True
