@@ -16,6 +16,7 @@ import attrs
 from lcfs.engine import Cache, Device, Invalid, Manager
 from lcfs.engine.tunables import TUNABLES, parse_unsigned
 from lcfs.tree_loops import LoopDevices
+from lcfs.tree_segments import segments_text
 
 T = TypeVar("T")
 
@@ -108,6 +109,7 @@ CACHE_ATTRIBUTES: tuple[Attribute[Cache], ...] = (
     Attribute("nr_segments", READ, lambda _, cache: str(cache.nr_segments)),
     Attribute("nr_caches", READ, lambda _, cache: str(cache.nr_caches)),
     Attribute("nr_dirty_caches", READ, lambda _, cache: str(cache.nr_dirty_caches)),
+    Attribute("segments", READ, lambda _, cache: segments_text(cache)),
     Attribute("uuid", READ, lambda _, cache: str(cache.uuid)),
     # what dm-lc prints with the cursor on this cache
     Attribute("status", READ, lambda _, cache: f"\ncurrent cache_id_ptr: {cache.id}\n{cache.status_text()}"),

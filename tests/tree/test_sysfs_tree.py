@@ -25,7 +25,8 @@ async def test_the_tree_lists_what_it_should_and_nothing_else(world: World) -> N
         *("allow_migrate", "force_migrate", "nr_max_batched_migration", "barrier_deadline_ms"),
         *("flush_current_buffer", "flush_current_buffer_interval", "commit_super_block", "commit_super_block_interval"),
         *("update_interval", "last_flushed_segment_id", "last_migrated_segment_id", "device", "state", "stats"),
-        *("migration", "clear_stat", "drop_caches", "scrub", "nr_segments", "nr_caches", "nr_dirty_caches", "uuid", "status"),
+        *("migration", "clear_stat", "drop_caches", "scrub", "nr_segments", "nr_caches", "nr_dirty_caches", "segments"),
+        *("uuid", "status"),
     }
     assert world.names("block/1") == {
         *("cache_id", "dev", "device_no", "migrate_threshold", "nr_dirty_caches", "device"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lcfs.engine import CacheSpec, MountSpec
 from lcfs.engine.stats import FULLSIZE, HIT, WRITE
+from lcfs.sysfs_tree import VALUE_MAX
 from tests.tree.world import MIB, World, open_world
 
 
@@ -72,3 +73,24 @@ async def test_the_texts_need_no_disk_at_all(tmp_path: Path) -> None:
         assert world.names("devices") == set()
         assert "/ssd.img" in world.read("status")
         assert 'lcfs_cache_lines{cache="1"} 765' in world.read("metrics").splitlines()
+
+
+async def test_segments_tell_where_the_log_is(world: World) -> None:
+    assert world.read("caches/1/segments") == "nr_segments 7\ntail 1\nflushed 0\ncurrent 0\n7 free 0\n"
+    await world.disk.write(0, bytes(51 * 4096))
+    assert world.read("caches/1/segments") == "nr_segments 7\ntail 1\nflushed 0\ncurrent 1\n1 open 20\n6 free 0\n"
+    await world.store("caches/1/flush_current_buffer", b"1")
+    await world.store("caches/1/drop_caches", b"1")
+    assert world.read("caches/1/segments") == "nr_segments 7\ntail 2\nflushed 1\ncurrent 1\n1 clean 0\n6 free 0\n"
+
+
+async def test_segments_of_a_large_cache_fit_a_page(tmp_path: Path) -> None:
+    spec = MountSpec(caches=(CacheSpec("/ssd.img", size=4 << 30),), default_disk=False)
+    async with open_world(tmp_path, spec) as world:
+        geometry = world.cache.geometry
+        world.cache.states.valid_array[geometry.first_block :: 3 * geometry.blocks_per_segment] = 1
+        text = world.read("caches/1/segments")
+        assert len(text) < VALUE_MAX
+        head, runs = text.splitlines()[:4], text.splitlines()[4:]
+        assert head[0] == f"nr_segments {geometry.nr_segments}"
+        assert sum(int(run.split()[0]) for run in runs) == geometry.nr_segments

@@ -27,6 +27,7 @@ from lcfs.engine.modulator import Modulator
 from lcfs.engine.pace import Pace
 from lcfs.engine.ring import Ring
 from lcfs.engine.scrub import Scrub
+from lcfs.engine.segment_map import Run, segment_map
 from lcfs.engine.superblock import SuperblockWriter
 from lcfs.engine.tunables import TUNABLES
 from lcfs.engine.write_buffer import NR_BUFFERS
@@ -175,6 +176,10 @@ class Cache(WritePath):
     def attached_devices(self) -> list[CachedDevice]:
         """Its disks, by id."""
         return [device for device in self.ring.devices if device is not None]
+
+    def segment_map(self) -> list[Run]:
+        """The ring from slot 0 on, in runs of neighbours of the same kind."""
+        return segment_map(self.ring, self._ram.keys())
 
     def status_text(self) -> str:
         """dm-lc lc_mgr_status, all sixteen rows (B38)."""
