@@ -48,6 +48,7 @@ ENGINE_LAYERS: tuple[tuple[str, set[str]], ...] = (
             "extents",
             "flush",
             "formatting",
+            "line_reader",
             "log",
             "log_reader",
             "migrate",

@@ -3,7 +3,7 @@
 
 import pytest
 
-from lcfs.engine import flush, log, log_reader, migrate, read_path, ring, spans, write_path
+from lcfs.engine import flush, line_reader, log, log_reader, migrate, read_path, ring, spans, write_path
 from lcfs.engine.barrier import Barriers
 from lcfs.engine.block_store import BlockStore
 from lcfs.engine.geometry import LINE, SECTOR
@@ -32,7 +32,9 @@ def test_no_promise_is_broken_where_limits_are_met(nr_buffers: int, monkeypatch:
     monkeypatch.setattr(read_path, "SMALL_RUN", 1)
     monkeypatch.setattr(write_path, "SMALL_RUN", 1)
     monkeypatch.setattr(migrate, "EXTENTS_PER_HOP", 1)
-    monkeypatch.setattr(migrate, "READ_GAP", 1)
+    monkeypatch.setattr(migrate, "CHUNK", 1)
+    monkeypatch.setattr(migrate, "LOOK_SEGMENTS", 1)
+    monkeypatch.setattr(line_reader, "CHUNK", 1)
     monkeypatch.setattr(migrate, "FIRST_DRAIN", 1)
     monkeypatch.setattr(migrate, "BATCH_LINES", 2)
     monkeypatch.setattr(Migrator.write_back, "__defaults__", (2,))
@@ -130,5 +132,5 @@ def test_two_spans_in_one_line_are_found(monkeypatch: pytest.MonkeyPatch) -> Non
     ids=["a neighbour that is not durable", "lines that are left out", "a span that was not read"],
 )
 def test_what_is_wrong_with_spans_is_found(edit: Edit) -> None:
-    with planted([edit]), pytest.raises(Found, match=r"R[123]|read"):
+    with planted([edit]), pytest.raises(Found, match=r"R[123]|read|damaged"):
         in_trio(explore_dear, Explorer(10 * STATES))

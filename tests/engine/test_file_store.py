@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 import trio
 
-from lcfs.engine.block_store import BlockStore, Label
+from lcfs.engine.block_store import BlockStore, FlushFailed, Label
 from lcfs.engine.errors import AlreadyThere, InUse, LcfsError, NoSpace, NoSuchThing, NotPermitted, Unsuitable
 from lcfs.engine.file_store import IOV_MAX, LABEL_STAMP, LABEL_UUID, FileStorage
 from lcfs.engine.manager import open_manager
@@ -64,6 +64,36 @@ async def test_reads_and_writes_of_any_alignment(path: str) -> None:
     await store.close()
     assert Path(path).read_bytes()[10:16] == b"abcdef"
     assert os.stat(path).st_size == MIB
+
+
+async def test_several_reads_at_once(path: str) -> None:
+    store = await STORAGE.open(path)
+    await store.write(5000, [b"abc"])
+    parts = [bytearray(2), bytearray(3)]
+    await store.readinto_extents([(5001, memoryview(parts[0])), (4999, memoryview(parts[1]))])
+    assert parts == [b"bc", b"\0ab"]
+    with pytest.raises(OSError, match="ends at byte"):
+        await store.readinto_extents([(0, memoryview(parts[0])), (MIB - 1, memoryview(parts[1]))])
+    await store.close()
+
+
+async def test_a_write_with_its_flush(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await STORAGE.open(path)
+    await store.write_durably([(10, [b"ab"]), (20, [b"c"])])
+    assert await read(store, 10, 11) == b"ab" + bytes(8) + b"c"
+
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "medium error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        with pytest.raises(FlushFailed, match="medium error"):
+            await store.write_durably([(10, [b"xy"])])
+    await store.flush()  # the error was told; what to make of it is the caller's
+    with pytest.raises(OSError) as caught:
+        await store.write_durably([(1 << 62, [b"x"])])
+    assert not isinstance(caught.value, FlushFailed)
+    await store.close()
 
 
 async def test_more_buffers_than_one_system_call_takes(path: str) -> None:

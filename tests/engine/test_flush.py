@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from lcfs.engine import flush
 from lcfs.engine.flush import Flusher
 from lcfs.engine.write_buffer import WriteBuffer
 from lcfs.testing import Effect, Fault, Log, Medium, Operation, SparseImage
@@ -28,6 +29,7 @@ class Bench:
     store: Stack
     buffer: WriteBuffer
     flusher: Flusher
+    lock: trio.Lock
     ends: list[int] = attrs.field(factory=list)
     failures: list[str] = attrs.field(factory=list)
     space: list[bool] = attrs.field(factory=list)
@@ -47,16 +49,18 @@ async def bench() -> AsyncIterator[Bench]:
     ends: list[int] = []
     failures: list[str] = []
     space: list[bool] = []
+    lock = trio.Lock()
     flusher = Flusher(
         store,
         0,
         on_written=lambda buffer, end: ends.append(end),
         on_failed=failures.append,
         on_no_space=space.append,
+        flush_lock=lock,
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(flusher.run)
-        yield Bench(store, full_buffer(), flusher, ends, failures, space)
+        yield Bench(store, full_buffer(), flusher, lock, ends, failures, space)
         nursery.cancel_scope.cancel()
 
 
@@ -173,6 +177,67 @@ async def test_a_full_file_system_is_waited_for(error: int, autojump_clock: Cloc
         assert b.space == [True, False]
         await b.flusher.wait_written(1)
         assert b.flusher.written == 1
+
+
+async def test_a_barrier_that_waits_for_little_has_it_flushed_along(autojump_clock: Clock) -> None:
+    async with bench() as b:
+        b.put(0, 2)
+        await b.flusher.wait_written(2, flush=True)
+        assert (b.flusher.written, b.flusher.flushed) == (2, 2)
+        assert [call.operation for call in b.store.log.calls] == [Operation.WRITE, Operation.FLUSH]
+        b.put(2, 3)
+        await b.flusher.wait_written(3)
+        assert (b.flusher.written, b.flusher.flushed) == (3, 2)
+        assert b.store.log.count(Operation.FLUSH) == 1
+
+
+async def test_what_is_long_is_not_flushed_along(autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flush, "FLUSHED_ALONG", 2 * BLOCK)
+    async with bench() as b:
+        b.put(0, 3)
+        await b.flusher.wait_written(3, flush=True)
+        assert (b.flusher.written, b.flusher.flushed) == (3, 0)
+        assert b.store.log.count(Operation.FLUSH) == 0
+
+
+async def test_nothing_is_held_up_by_a_flush_along(autojump_clock: Clock) -> None:
+    """Records behind those a barrier waits for, or a flush in flight: then the flush is the barrier's."""
+    async with bench() as b:
+        b.put(0, 1)
+        b.put(2, 3)
+        await b.flusher.wait_written(1, flush=True)
+        assert (b.flusher.written, b.flusher.flushed) == (3, 0)
+        async with b.lock:
+            b.put(4, 5)
+            await b.flusher.wait_written(5, flush=True)
+        assert (b.flusher.written, b.flusher.flushed) == (5, 0)
+        assert b.store.log.count(Operation.FLUSH) == 0
+
+
+async def test_a_flush_along_excludes_others(autojump_clock: Clock) -> None:
+    async with bench() as b:
+        b.store.delay.flushes = 1.0
+
+        async def barrier() -> None:
+            b.put(0, 1)
+            await b.flusher.wait_written(1, flush=True)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(barrier)
+            await trio.sleep(0.5)
+            assert b.lock.locked()
+        assert not b.lock.locked()
+
+
+async def test_a_flush_along_that_fails_is_final(autojump_clock: Clock) -> None:
+    async with bench() as b:
+        b.store.add(Fault(Operation.FLUSH))
+        b.put(0, 1)
+        with trio.move_on_after(5):
+            await b.flusher.wait_written(1, flush=True)
+        assert [failure.split(":")[0] for failure in b.failures] == ["image could not be flushed"]
+        assert (b.flusher.written, b.flusher.flushed) == (0, 0)
+        assert b.store.log.count(Operation.FLUSH) == 1
 
 
 async def test_what_is_put_while_others_are_written_follows(autojump_clock: Clock) -> None:

@@ -7,6 +7,7 @@ import attrs
 
 from lcfs.engine.cache import Cache
 from lcfs.engine.device import Device
+from lcfs.engine.flush import Flusher
 from lcfs.engine.log import Log
 from lcfs.engine.log_reader import LogReader
 from lcfs.engine.manager import Manager
@@ -189,6 +190,11 @@ BUGS: tuple[Bug, ...] = (
                 Log.flush_image,
                 'self.fail(f"{self.path} could not be flushed: {exc.strerror or exc}")\n            self.check()',
                 "log.debug(exc)",
+            ),
+            Edit(
+                Flusher._write,
+                "except FlushFailed as exc:",
+                "except FlushFailed as exc:\n            return True",
             ),
         ),
         Sweep("barrier: lost, EIO once"),

@@ -99,15 +99,16 @@ class Barriers:
             if not self._waiters:
                 continue
             goal = self._seal()
-            await self._flusher.wait_written(goal)
+            await self._flusher.wait_written(goal, flush=True)
             if self._flusher.written < goal:
                 self.release_all()
                 continue
-            try:
-                await self._flush()
-            except LcfsError:
-                self.release_all()
-                continue
+            if self._flusher.flushed < goal:
+                try:
+                    await self._flush()
+                except LcfsError:
+                    self.release_all()
+                    continue
             self.flushes += 1
             self.durable = max(self.durable, goal)
             served = [waiter for waiter in self._waiters if waiter.position <= self.durable]

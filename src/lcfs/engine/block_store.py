@@ -25,6 +25,10 @@ class Label:
     stamp: int
 
 
+class FlushFailed(OSError):
+    """A flush failed behind a write that did not: writing again mends nothing."""
+
+
 class BlockStore(abc.ABC):
     """A thing with `size` bytes. Offsets and lengths are in bytes; any alignment is served.
 
@@ -49,6 +53,11 @@ class BlockStore(abc.ABC):
     @abc.abstractmethod
     async def readinto(self, offset: int, buffer: memoryview) -> None:
         """Fill all of `buffer` from `offset`; a read that ends early is `OSError(EIO)`."""
+
+    async def readinto_extents(self, extents: Sequence[tuple[int, memoryview]]) -> None:
+        """Several `readinto`s; all done when it returns. One that fails fails it, and what the others read means nothing."""
+        for offset, buffer in extents:
+            await self.readinto(offset, buffer)
 
     async def readinto_uncached(self, offset: int, buffer: memoryview) -> None:
         """`readinto`, from the medium even where the system remembers what it should hold, as far as that can be had.
@@ -75,6 +84,16 @@ class BlockStore(abc.ABC):
 
         One that failed is never to be trusted on a retry: what it covered may be gone.
         """
+
+    async def write_durably(self, extents: Sequence[tuple[int, Sequence[Buffer]]]) -> None:
+        """`write_extents` and then `flush`, with less in between where the store can. Raises FlushFailed when it is the flush
+        that failed.
+        """
+        await self.write_extents(extents)
+        try:
+            await self.flush()
+        except OSError as exc:
+            raise FlushFailed(exc.errno, exc.strerror or str(exc)) from exc
 
     async def discard(self, offset: int, length: int) -> None:
         """The content of this range is not needed any more and is undefined from now on."""

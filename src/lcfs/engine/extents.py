@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+import numpy.typing as npt
 
 from lcfs.engine.block_store import Buffer
 from lcfs.engine.geometry import FULL, LINE, SECTOR, SECTORS_PER_LINE
 
-Extent = tuple[int, Sequence[Buffer]]
+Extent = tuple[int, list[Buffer]]
 """Offset on the backing, and what is written there one behind the other."""
+
+Lines = npt.NDArray[np.int64]
+Masks = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.intp]
 
 SECTOR_RUNS: list[list[tuple[int, int]]] = []
 """For each mask the byte ranges of its runs of sectors."""
@@ -26,23 +29,26 @@ for _mask in range(256):
     SECTOR_RUNS.append(_runs)
 
 
-def extents_of(
-    lines: np.ndarray[tuple[int], np.dtype[np.int64]],
-    masks: list[int],
-    data: memoryview,
-    places: list[int],
-    order: list[int],
-) -> list[Extent]:
-    """The writes that carry these lines: dirty sectors only, neighbours in one write, ascending."""
-    extents: list[tuple[int, list[Buffer]]] = []
-    end = -1
-    addresses = lines.tolist()
-    for row in order:
-        start, place, mask = addresses[row] * LINE, places[row], masks[row]
-        for first, last in ((0, LINE),) if mask == FULL else SECTOR_RUNS[mask]:
+def add_extents(extents: list[Extent], lines: Lines, masks: Masks, data: memoryview, rows: Rows) -> None:
+    """Add the writes that carry the lines of `rows`: dirty sectors only, neighbours in one write.
+
+    Row `r` is line `lines[r]`, of which the sectors `masks[r]` are dirty; its content is the `r`th line of `data`. `rows`
+    are in ascending order of lines, and behind those that `extents` has already.
+    """
+    if not len(rows):
+        return
+    full = masks[rows] == FULL
+    joined = (np.diff(lines[rows]) == 1) & (np.diff(rows) == 1) & full[1:] & full[:-1]
+    firsts = np.flatnonzero(np.concatenate(([True], ~joined)))
+    counts = np.diff(firsts, append=len(rows)).tolist()
+    begins = rows[firsts]
+    end = extents[-1][0] + sum(map(len, extents[-1][1])) if extents else -1
+    for line, row, mask, count in zip(lines[begins].tolist(), begins.tolist(), masks[begins].tolist(), counts, strict=True):
+        start, place = line * LINE, row * LINE
+        for first, last in ((0, count * LINE),) if mask == FULL else SECTOR_RUNS[mask]:
+            part = data[place + first : place + last]
             if start + first == end:
-                extents[-1][1].append(data[place + first : place + last])
+                extents[-1][1].append(part)
             else:
-                extents.append((start + first, [data[place + first : place + last]]))
+                extents.append((start + first, [part]))
             end = start + last
-    return [(offset, buffers) for offset, buffers in extents]

@@ -3,8 +3,8 @@
 
 Records are written in the order in which they were sealed: all that is queued at a time, neighbours in one write, in
 one thread hop. Writes to one file exclude each other in the kernel, so several at a time would only be several
-threads. `written` is the log position up to which everything has returned from write(2); nothing here makes it
-durable, that is the barrier's work (barrier.py).
+threads. `written` is the log position up to which everything has returned from write(2). Making it durable is the
+barrier's work (barrier.py); where little is written and a barrier waits for just that, it is flushed in the same hop.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from lcfs.engine.block_store import BlockStore
+from lcfs.engine.block_store import BlockStore, FlushFailed
 from lcfs.engine.write_buffer import WriteBuffer
 
 log = logging.getLogger("lcfs.engine.flush")
 
 WRITES_PER_HOP = 16
 """Segments, at most, that are written before room is given back."""
+FLUSHED_ALONG = 256 << 10
+"""Bytes up to which a write takes the barrier's flush along: nothing else is written meanwhile."""
 ATTEMPTS = 3
 BACKOFF = 0.1
 """Seconds before the second attempt; doubled for the third."""
@@ -57,14 +59,19 @@ class Flusher:
         on_written: Callable[[WriteBuffer, int], None],
         on_failed: Callable[[str], None],
         on_no_space: Callable[[bool], None],
+        flush_lock: trio.Lock,
     ) -> None:
         self.written = written
         """Log position below which every record is on the image, though perhaps not durable."""
+        self.flushed = written
+        """Log position below which a write from here has flushed the image."""
         self.waits_for_space = False
         self._store = store
         self._on_written = on_written
         self._on_failed = on_failed
         self._on_no_space = on_no_space
+        self._flush_lock = flush_lock
+        self._flush_at = written
         self._queue: deque[_Write] = deque()
         self._wake = trio.Event()
         self._progress = trio.Event()
@@ -86,8 +93,13 @@ class Flusher:
         """Whether records wait to be written."""
         return bool(self._queue)
 
-    async def wait_written(self, position: int) -> None:
-        """Return when `written` reaches `position`, or when it will not for now: stopped, or no space."""
+    async def wait_written(self, position: int, *, flush: bool = False) -> None:
+        """Return when `written` reaches `position`, or when it will not for now: stopped, or no space.
+
+        With `flush` the image may have been flushed as well: `flushed` tells.
+        """
+        if flush:
+            self._flush_at = position
         while self.written < position and not self._stopped and not self.waits_for_space:
             await self._progress.wait()
 
@@ -116,7 +128,15 @@ class Flusher:
         attempt = 1
         while True:
             try:
-                await self._store.write_extents(extents)
+                if self._flushes_along(writes):
+                    async with self._flush_lock:
+                        await self._store.write_durably(extents)
+                    self.flushed = writes[-1].end_position
+                else:
+                    await self._store.write_extents(extents)
+            except FlushFailed as exc:
+                self._on_failed(f"{self._store.name} could not be flushed: {exc.strerror or exc}")
+                return False
             except OSError as exc:
                 if exc.errno in (errno.ENOSPC, errno.EDQUOT):
                     self._set_no_space(True)
@@ -131,6 +151,11 @@ class Flusher:
             else:
                 self._set_no_space(False)
                 return True
+
+    def _flushes_along(self, writes: list[_Write]) -> bool:
+        """Whether a barrier waits for these records and no others, they are few, and no flush is in flight."""
+        is_last = self.flushed < self._flush_at == writes[-1].end_position and not self._queue
+        return is_last and not self._flush_lock.locked() and sum(w.end - w.first for w in writes) <= FLUSHED_ALONG
 
     def _complete(self, writes: list[_Write]) -> None:
         for write in writes:

@@ -97,7 +97,12 @@ class Log:
         self._room = trio.Event()
         self._flush_lock = trio.Lock()
         self.flusher = Flusher(
-            image, self._sealed, on_written=self._on_written, on_failed=self.fail, on_no_space=self._on_no_space
+            image,
+            self._sealed,
+            on_written=self._on_written,
+            on_failed=self.fail,
+            on_no_space=self._on_no_space,
+            flush_lock=self._flush_lock,
         )
         self.barriers = Barriers(
             self.flusher,

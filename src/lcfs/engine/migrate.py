@@ -29,9 +29,10 @@ from crc32c import crc32c
 from lcfs.engine.block_store import BlockStore
 from lcfs.engine.cached_device import HUNG_AFTER, CachedDevice
 from lcfs.engine.errors import Failed, LcfsError, Missing, NoSpace
-from lcfs.engine.extents import Extent, extents_of
+from lcfs.engine.extents import Extent, Lines, Masks, Rows, add_extents
 from lcfs.engine.flush import NO_SPACE_RETRY
 from lcfs.engine.geometry import LINE
+from lcfs.engine.line_reader import CHUNK, LineReader
 from lcfs.engine.lookup import anonymous
 from lcfs.engine.pace import Pace, next_step
 from lcfs.engine.ring import Indices, Ring
@@ -40,12 +41,12 @@ from lcfs.engine.unreadable import Unreadable
 
 log = logging.getLogger("lcfs.engine.migrate")
 
-READ_GAP = 16
-"""Clean blocks that are read along rather than ending a read of the image."""
-EXTENTS_PER_HOP = 64
+EXTENTS_PER_HOP = 256
 """Writes handed to the backing at a time."""
-BATCH_LINES = 8192
-"""Lines written back between two looks at what is dirty."""
+BATCH_LINES = 2048
+"""Lines written back between two looks at what is dirty: their memory is kept, 8 MiB."""
+LOOK_SEGMENTS = 256
+"""Segments in which a step looks for lines to write back together: more sort no better, and cost more to look at."""
 FIRST_JOB = 256
 """Lines of the first job for a backing of which it is not yet known what a request to it costs."""
 SPAN_BYTES_PER_HOP = 8 << 20
@@ -53,9 +54,6 @@ SPAN_BYTES_PER_HOP = 8 << 20
 FIRST_DRAIN = 64
 """Lines of the first step of a drain; doubled while a step takes less than DRAIN_STEP seconds."""
 DRAIN_STEP = 0.25
-READ_AGAIN = 3
-"""Times a line that fails its CRC is read again, READ_AGAIN_PAUSE seconds apart, before it counts as damaged."""
-READ_AGAIN_PAUSE = 0.1
 LATE_PATIENCE = 60.0
 """Seconds that writers of other disks wait for a late one that fills the ring, before they get an error."""
 STOP_PATIENCE = 10.0
@@ -67,6 +65,9 @@ class _Job:
     """A step of a drain, done by the daemon for somebody who may stop waiting."""
 
     device: CachedDevice
+    first: int
+    last: int
+    """Segment ids."""
     before: int
     limit: int
     count: int = 0
@@ -98,6 +99,7 @@ class Migrator:
         """Lines written back since the cache was resumed."""
         self.unreadable = Unreadable(ring)
         """Lines that the image does not give out for the time being."""
+        self._reader = LineReader(ring, image, self.unreadable)
         self.pace = pace
         self._ring = ring
         self._image = image
@@ -285,16 +287,50 @@ class Migrator:
             limit = min(limit, FIRST_JOB)
         price = device.cost.price
         if price >= 2 * LINE:
-            indices, positions = self._with_neighbours(device, indices, price, max(before, self._durable()))
-        # the lowest addresses first, read from the image in the order in which they lie there
-        lowest = np.argsort(states.line_array[indices], kind="stable")[:limit]
-        by_index = lowest[np.argsort(indices[lowest])]
+            first = max(first_id, ring.tail)
+            last = min(max(last_id, first + LOOK_SEGMENTS - 1), ring.segment_id)
+            indices, positions = self._with_neighbours(device, indices, price, first, last, max(before, self._durable()))
+        if len(indices) > limit:
+            # the lowest addresses
+            lowest = np.argpartition(states.line_array[indices], limit)[:limit]
+            indices, positions = indices[lowest], positions[lowest]
+        # read from the image in the order in which they lie there
+        by_index = np.argsort(indices)
         indices, positions = indices[by_index], positions[by_index]
         lines = states.line_array[indices].astype(np.int64)
-        masks = states.dirty_array[indices].tolist()
+        masks = states.dirty_array[indices]
         crcs = states.crc_array[indices].tolist()
-        data, places, good, damaged = await self._read_lines(indices, crcs)
-        extents = extents_of(lines, masks, data, places, [row for row in np.argsort(lines).tolist() if good[row]])
+        with self._reader.memory(len(indices)) as data:
+            good, damaged = await self._reader.read(indices, crcs, data)
+            passed = np.asarray(good, bool)
+            order = np.argsort(lines)
+            await self._write_lines(device, store, lines, masks, data, order[passed[order]], price)
+        # a line overtaken meanwhile is not dirty any more, and its slot may already hold another line
+        still = (ring.positions(indices) == positions) & (states.dirty_array[indices] != 0)
+        clean = indices[still & passed]
+        states.dirty_array[clean] = 0
+        device.nr_dirty_caches -= len(clean)
+        self.nr_migrated += len(clean)
+        for index in indices[still & np.asarray(damaged, bool)].tolist():
+            self._ring.bad_lines.add(index)
+            self._on_bad_line(device, index)
+        return len(indices)
+
+    async def _write_lines(
+        self,
+        device: CachedDevice,
+        store: BlockStore,
+        lines: Lines,
+        masks: Masks,
+        data: memoryview,
+        order: Rows,
+        price: int,
+    ) -> None:
+        """Write lines to the backing, durably, and note what that cost. Raises Failed."""
+        extents: list[Extent] = []
+        for at in range(0, len(order), CHUNK):
+            add_extents(extents, lines, masks, data, order[at : at + CHUNK])
+            await trio.lowlevel.checkpoint()
         try:
             with device.load.requests, device.load.migration:
                 seconds, requests, length = await self._write_to(store, extents, price)
@@ -307,26 +343,18 @@ class Migrator:
         device.mark_well()
         if requests:
             device.cost.note(requests, length, seconds)
-        # a line overtaken meanwhile is not dirty any more, and its slot may already hold another line
-        still = (ring.positions(indices) == positions) & (states.dirty_array[indices] != 0)
-        passed = np.asarray(good, bool)
-        clean = indices[still & passed]
-        states.dirty_array[clean] = 0
-        device.nr_dirty_caches -= len(clean)
-        self.nr_migrated += len(clean)
-        for index in indices[still & np.asarray(damaged, bool)].tolist():
-            self._ring.bad_lines.add(index)
-            self._on_bad_line(device, index)
-        return len(indices)
 
-    def _with_neighbours(self, device: CachedDevice, wanted: Indices, price: int, before: int) -> tuple[Indices, Indices]:
-        """`wanted` and the dirty lines of the whole log that can share a span with them, and their positions.
+    def _with_neighbours(
+        self, device: CachedDevice, wanted: Indices, price: int, first_id: int, last_id: int, before: int
+    ) -> tuple[Indices, Indices]:
+        """`wanted` and the dirty lines of these segments, theirs among them, that can share a span with them; and their
+        positions.
 
         Only lines before position `before`, which is durable. That younger lines become clean along with the oldest
         costs next to nothing here, and saves them a request of their own.
         """
         ring, states = self._ring, self._ring.states
-        found = ring.dirty_indices(ring.tail, ring.segment_id)
+        found = ring.dirty_indices(first_id, last_id)
         found = self._to_be_tried(found[states.device_array[found] == device.id])
         positions = ring.positions(found)
         early = positions < before
@@ -404,22 +432,25 @@ class Migrator:
         """
         await self._look_at_bad_again(device)
         self.unreadable.try_now()
-        limit = FIRST_DRAIN
-        while True:
+        ring = self._ring
+        limit, first, end = FIRST_DRAIN, ring.tail, ring.geometry.segment_of(position)
+        while first <= min(end, ring.segment_id):
             began = trio.current_time()
-            job = _Job(device, position, limit)
+            job = _Job(device, first, min(first + LOOK_SEGMENTS - 1, ring.segment_id), position, limit)
             assert self._nursery is not None, "the daemon must run"
             self._nursery.start_soon(self._run_job, job)
             await job.ended.wait()
             if job.error is not None:
                 raise job.error
             if not job.count:
-                break
+                # nothing becomes dirty in a segment that is not open
+                first = max(job.last + 1, ring.tail)
+                continue
             # short steps on a slow disk, so that progress shows; long ones on a quick disk, to merge more
             if trio.current_time() - began < DRAIN_STEP:
                 limit = min(2 * limit, BATCH_LINES)
-        owners, dirty = self._ring.states.device_array, self._ring.states.dirty_array
-        if any(owners[index] == device.id and dirty[index] for index in self._ring.bad_lines):
+        owners, dirty = ring.states.device_array, ring.states.dirty_array
+        if any(owners[index] == device.id and dirty[index] for index in ring.bad_lines):
             raise Failed(
                 f"lines of disk {device.id} on {self._image.name} are damaged and cannot be written back; "
                 "run `lcfs check` to see which"
@@ -431,9 +462,8 @@ class Migrator:
             )
 
     async def _run_job(self, job: _Job) -> None:
-        ring = self._ring
         try:
-            job.count = await self.write_back(job.device, ring.tail, ring.segment_id, job.before, job.limit)
+            job.count = await self.write_back(job.device, job.first, job.last, job.before, job.limit)
         except LcfsError as exc:
             job.error = exc
         except trio.Cancelled:
@@ -442,62 +472,6 @@ class Migrator:
         finally:
             job.ended.set()
 
-    async def _read_lines(self, indices: Indices, crcs: list[int]) -> tuple[memoryview, list[int], list[bool], list[bool]]:
-        """The content of lines (sorted) from the image: one buffer, the byte offset of each in it, and which match
-        their CRC, and which do not. A line that is neither could not be read, which may pass (unreadable.py).
-        """
-        positions = self._ring.positions(indices).tolist()
-        ends = np.flatnonzero(np.diff(indices) > READ_GAP)
-        firsts = indices[np.concatenate(([0], ends + 1))]
-        lasts = indices[np.concatenate((ends, [len(indices) - 1]))]
-        lengths = lasts - firsts + 1
-        bases = np.concatenate(([0], np.cumsum(lengths)[:-1]))
-        data = memoryview(bytearray(int(lengths.sum()) * LINE))
-        failed: set[int] = set()
-        for first, base, length in zip(firsts.tolist(), bases.tolist(), lengths.tolist(), strict=True):
-            failed.update(await self._read_span(first, data[base * LINE : (base + length) * LINE]))
-        span = np.searchsorted(firsts, indices, side="right") - 1
-        places = ((indices - firsts[span] + bases[span]) * LINE).tolist()
-        rows = range(len(places))
-        good = [crc32c(data[place : place + LINE]) == crc for place, crc in zip(places, crcs, strict=True)]
-        numbers = indices.tolist()
-        for _ in range(READ_AGAIN):
-            if all(good):
-                break
-            await trio.sleep(READ_AGAIN_PAUSE)
-            for row in rows:
-                if not good[row]:
-                    line = data[places[row] : places[row] + LINE]
-                    failed.discard(numbers[row])
-                    failed.update(await self._read_span(numbers[row], line))
-                    good[row] = numbers[row] not in failed and crc32c(line) == crcs[row]
-        unread = [not good[row] and numbers[row] in failed for row in rows]
-        self.unreadable.forget([positions[row] for row in rows if not unread[row]])
-        if news := self.unreadable.note([positions[row] for row in rows if unread[row]]):
-            first = next(numbers[row] for row in rows if positions[row] == news[0])
-            log.warning(
-                "%d lines cannot be read, from block %d of %s on; they stay dirty and are tried again",
-                len(news),
-                first,
-                self._image.name,
-            )
-        return data, places, good, [not good[row] and not unread[row] for row in rows]
-
-    async def _read_span(self, first: int, out: memoryview) -> list[int]:
-        """Neighbouring blocks of the image; returns those that cannot be read, which are left zero."""
-        try:
-            await self._image.readinto(first * LINE, out)
-        except OSError as exc:
-            if len(out) == LINE:
-                log.debug("block %d of %s cannot be read: %s", first, self._image.name, exc)
-                out[:] = bytes(LINE)
-                return [first]
-            failed = []
-            for at in range(0, len(out), LINE):
-                failed += await self._read_span(first + at // LINE, out[at : at + LINE])
-            return failed
-        return []
-
     async def _check_tail(self, segment_id: int) -> None:
         """Read the oldest segment's dirty lines. Where all are good, writers may take the last free segment (Log.has_room)."""
         ring = self._ring
@@ -505,7 +479,8 @@ class Migrator:
         sure = True
         if len(indices):
             crcs = ring.states.crc_array[indices].tolist()
-            _, _, good, damaged = await self._read_lines(indices, crcs)
+            with self._reader.memory(len(indices)) as data:
+                good, damaged = await self._reader.read(indices, crcs, data)
             for row, index in enumerate(indices.tolist()):
                 device = ring.devices[ring.states.device[index]]
                 if not good[row] and ring.tail == segment_id and ring.states.dirty[index] and device is not None:
@@ -524,7 +499,7 @@ class Migrator:
         for index in sorted(ring.bad_lines):
             if ring.states.device[index] == device.id and ring.states.dirty[index]:
                 line, crc = memoryview(bytearray(LINE)), ring.states.crc[index]
-                await self._read_span(index, line)
+                await self._reader.read_blocks(index, line)
                 if crc32c(line) == crc == ring.states.crc[index]:
                     ring.bad_lines.discard(index)
 
@@ -537,6 +512,8 @@ class Migrator:
     def _to_be_tried(self, indices: Indices) -> Indices:
         """Those that are not known to be damaged, and not to be left alone for a while because they cannot be read."""
         indices = self._without_bad(indices)
+        if not self.unreadable:
+            return indices
         rests = self.unreadable.resting(self._ring.positions(indices))
         return indices[~np.asarray(rests, bool)] if any(rests) else indices
 
@@ -557,11 +534,21 @@ class Migrator:
             self._give_up()
             return False
         crcs = ring.states.crc_array[indices].tolist()
-        data, places, good, damaged = await self._read_lines(indices, crcs)
-        # where nothing can be read it is the device that is away, and comes back with its data, however long that takes
-        away = not all(good) and not any(good) and bool(await self._read_span(0, memoryview(bytearray(LINE))))
-        if ring.tail > segment_id:
-            return True
+        with self._reader.memory(len(indices)) as data:
+            good, damaged = await self._reader.read(indices, crcs, data)
+            # where nothing can be read it is the device that is away, and comes back with its data, however long that takes
+            away = not any(good) and bool(await self._reader.read_blocks(0, memoryview(bytearray(LINE))))
+            if ring.tail > segment_id:
+                return True
+            self._copy_barred(indices, data, good, damaged, away)
+        if away:
+            self._on_stuck(f"the cache is full and {self._image.name} cannot be read; look at the device under it")
+            return False
+        return await self.advance_tail(segment_id)
+
+    def _copy_barred(self, indices: Indices, data: memoryview, good: list[bool], damaged: list[bool], away: bool) -> None:
+        """Copy lines that were just read forward, as far as they still are dirty and there is room."""
+        ring = self._ring
         for row, index in enumerate(indices.tolist()):
             device = ring.devices[ring.states.device[index]]
             if device is None or not ring.states.dirty[index]:
@@ -572,15 +559,11 @@ class Migrator:
                     continue
                 ring.bad_lines.add(index)
                 self._on_bad_line(device, index)
-            if not self._copy_forward(device, index, data[places[row] : places[row] + LINE]):
+            if not self._copy_forward(device, index, data[row * LINE : (row + 1) * LINE]):
                 if ring.nr_free == 0:
                     self._give_up()
                 break
         self._seal_copies()
-        if away:
-            self._on_stuck(f"the cache is full and {self._image.name} cannot be read; look at the device under it")
-            return False
-        return await self.advance_tail(segment_id)
 
     def _give_up(self) -> None:
         """Nothing but the disks themselves can make room: writers are told, unless a disk may only be slow."""

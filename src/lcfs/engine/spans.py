@@ -13,13 +13,11 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from lcfs.engine.extents import Extent
+from lcfs.engine.extents import Extent, Lines
 from lcfs.engine.geometry import LINE
 
 SPAN = 1 << 20
 """No span crosses a multiple of this many bytes, unless neighbours in it do."""
-
-Lines = npt.NDArray[np.int64]
 
 
 @attrs.frozen
