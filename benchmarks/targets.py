@@ -100,7 +100,8 @@ ALL: tuple[Target, ...] = (
     ratio("1 MiB sequential write, to qemu-storage-daemon", 0.8, "file", SEQ_WRITE, "qemu"),
     ratio("1 MiB sequential read, to qemu-storage-daemon", 1.0, "file", SEQ_READ, "qemu"),
     ratio("write + fdatasync, 1 job, to the file system itself", 0.7, "file", BARRIER_1, "raw"),
-    ratio("write + fdatasync, 16 jobs, to 1 job", 3.0, "file", BARRIER_16, "lcfs", to_load=BARRIER_1),
+    ratio("write + fdatasync, 16 jobs, to 1 job, on the file", 3.0, "file", BARRIER_16, "lcfs", to_load=BARRIER_1),
+    ratio("the same, through losetup --direct-io=on", 3.0, "loop-direct", BARRIER_16, "lcfs", to_load=BARRIER_1),
     *(
         ratio(
             f"limited SSD, {rate} MB/s: random writes, to its sequential bandwidth",
