@@ -3,7 +3,8 @@
 
 Prints the cost of a request in microseconds of the server's processor time, split by taking servers apart: the C floor is
 what kernel and libfuse cost, the drained floor adds pyfuse3 and the request loop, lcfs adds the engine; the loop's and the
-engine's own code are also timed in this process. Leaves in build/profile/, per load, what perf and py-spy saw of lcfs.
+engine's own code are also timed in this process, and so is what watching costs. Leaves in build/profile/, per load, what
+perf and py-spy saw of lcfs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import attrs
 
-from benchmarks import contestants, fio, parts
+from benchmarks import contestants, fio, parts, watching
 from benchmarks.bench import FULL, Bench
 from benchmarks.contestants import Disk, set_attribute
 from benchmarks.figure import Figure
@@ -57,7 +58,7 @@ def main() -> int:
     bench = Bench(attrs.evolve(FULL, seconds=SECONDS), directory, frozenset())
     try:
         bench.say("the parts, in this process")
-        own = parts.measure(directory)
+        own, watched = parts.measure(directory), watching.measure(directory)
         with bench.serving(SERVERS, Figure("profile", "", "")) as disks:
             costs = {(load.name, name): _cost(bench, disk, load) for load in LOADS for name, disk in disks.items()}
             mountpoint = disks["lcfs"].path.parent.parent
@@ -65,7 +66,7 @@ def main() -> int:
             set_attribute(mountpoint, "allow_migrate", 0)
             costs.update({(load.name, RESTING): _cost(bench, disks["lcfs"], load) for load in LOADS})
             set_attribute(mountpoint, "update_interval", 1)
-            text = "\n".join([*_table(costs), "", *_split(own, costs)]) + "\n"
+            text = "\n".join([*_table(costs), "", *_split(own, costs), "", watched.text()]) + "\n"
             (RESULTS / "cost.md").write_text(text)
             print(text)
             for load in LOADS:

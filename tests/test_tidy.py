@@ -24,8 +24,10 @@ ROOMS: dict[str, set[str]] = {
     "tree_loops": {"engine"},
     "tree_segments": {"engine"},
     "tree_attributes": {"tree_loops", "tree_segments", "engine"},
+    "tree_process": set(),
+    "tree_metrics": {"tree_process", "engine"},
     "tree_text": {"tree_attributes", "engine"},
-    "sysfs_tree": {"tree_attributes", "tree_loops", "tree_text", "engine"},
+    "sysfs_tree": {"tree_attributes", "tree_loops", "tree_metrics", "tree_text", "engine"},
     "fuse_ops": {"sysfs_tree", "engine"},
     "fuse_limits": set(),
     "fuse_loop": {"fuse_limits", "fuse_ops", "sysfs_tree", "engine"},
@@ -37,7 +39,7 @@ ROOMS: dict[str, set[str]] = {
 ENGINE_LAYERS: tuple[tuple[str, set[str]], ...] = (
     # From the ground up. A module imports from its own layer and those below it, and never in a circle.
     ("ground", {"errors", "geometry"}),
-    ("pure parts", {"disk_format", "disk_table", "lookup", "request_cost", "spec", "stats", "tunables"}),
+    ("pure parts", {"disk_format", "disk_table", "latency", "lookup", "request_cost", "spec", "stats", "tunables"}),
     ("storage", {"block_store", "file_store"}),
     (
         "working parts",

@@ -18,7 +18,8 @@ from typing import Generic, TypeVar
 from lcfs.engine import Cache, Device, Invalid, LcfsError, Manager, NoSuchThing
 from lcfs.tree_attributes import BLOCK_ATTRIBUTES, CACHE_ATTRIBUTES, READ, Attribute, Surroundings
 from lcfs.tree_loops import LoopDevices
-from lcfs.tree_text import metrics_text, status_text
+from lcfs.tree_metrics import metrics_text
+from lcfs.tree_text import status_text
 
 ROOT_INO = 1
 VALUE_MAX = 4096
@@ -197,7 +198,7 @@ class Tree:
         self.root.entries |= {
             "control": self._add(ControlFile(self.new_ino(), self._mode, manager)),
             "status": self._add(TextFile(self.new_ino(), READ, lambda: _line(status_text(self._at)))),
-            "metrics": self._add(TextFile(self.new_ino(), READ, lambda: _line(metrics_text(self._at)))),
+            "metrics": self._add(TextFile(self.new_ino(), READ, lambda: _line(metrics_text(manager)))),
             "devices": self._directory_of(lambda: _present(manager.devices), self._disk),
             "caches": self._directory_of(lambda: manager.caches, self._cache),
             "block": self._directory_of(lambda: manager.devices, self._block),

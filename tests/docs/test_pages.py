@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lcfs.tree_text import CACHE_METRICS, DEVICE_METRICS
+from lcfs.tree_metrics import CACHE_FAMILIES, DEVICE_FAMILIES, MOUNT_FAMILIES
 from tests.mount.harness import Lcfs
 
 pytestmark = [pytest.mark.mount, pytest.mark.loop]
@@ -110,11 +110,7 @@ def test_every_state_has_a_row() -> None:
 
 
 def test_the_metrics_to_alert_on_are_there() -> None:
-    exported = {
-        f"lcfs_{kind}_{metric.name}"
-        for kind, metrics in (("cache", CACHE_METRICS), ("device", DEVICE_METRICS))
-        for metric in metrics
-    }
+    exported = {family.name for family in (*MOUNT_FAMILIES, *CACHE_FAMILIES, *DEVICE_FAMILIES)}
     named = set(re.findall(r"`(lcfs_\w+)`", OPERATIONS))
     assert named
     assert named <= exported

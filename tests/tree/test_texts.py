@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""status and metrics."""
+"""status and segments."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from lcfs.engine import CacheSpec, MountSpec
-from lcfs.engine.stats import FULLSIZE, HIT, WRITE
 from lcfs.sysfs_tree import VALUE_MAX
 from tests.tree.world import MIB, World, open_world
 
@@ -39,40 +38,11 @@ async def test_status_tells_a_person(world: World) -> None:
         assert line in text.splitlines()
 
 
-async def test_metrics_are_in_prometheus_form(world: World) -> None:
-    world.cache.stats.counters[WRITE | HIT | FULLSIZE] = 42
-    world.disk.nr_errors = 6
-    world.disk.name = 'with "quotes" and \\'
-    samples: dict[str, str] = {}
-    described: list[str] = []
-    for line in world.read("metrics").splitlines():
-        if line.startswith("#"):
-            _, keyword, name, rest = line.split(" ", 3)
-            assert keyword in ("HELP", "TYPE")
-            assert rest in ("gauge", "counter") or keyword == "HELP"
-            described.append(name)
-        else:
-            key, value = line.rsplit(" ", 1)
-            assert key.partition("{")[0] == described[-1] == described[-2]
-            assert key not in samples
-            samples[key] = value
-    assert samples['lcfs_cache_requests_total{cache="1",write="1",hit="1",on_buffer="0",fullsize="1"}'] == "42"
-    assert sum(key.startswith("lcfs_cache_requests_total") for key in samples) == 16
-    assert samples['lcfs_cache_dirty_lines{cache="1"}'] == "0"
-    assert samples['lcfs_cache_state{cache="1",state="running"}'] == "1"
-    assert samples['lcfs_device_size_bytes{device="2"}'] == str(2 * MIB)
-    assert samples['lcfs_device_errors_total{device="1"}'] == "6"
-    assert samples['lcfs_device_errors_total{device="2"}'] == samples['lcfs_cache_crc_errors_total{cache="1"}'] == "0"
-    escaped = r'name="with \"quotes\" and \\"'
-    assert any(key.startswith("lcfs_device_info") and escaped in key for key in samples)
-
-
-async def test_the_texts_need_no_disk_at_all(tmp_path: Path) -> None:
+async def test_status_needs_no_disk_at_all(tmp_path: Path) -> None:
     spec = MountSpec(caches=(CacheSpec("/ssd.img", size=4 * MIB),), default_disk=False)
     async with open_world(tmp_path, spec) as world:
         assert world.names("devices") == set()
         assert "/ssd.img" in world.read("status")
-        assert 'lcfs_cache_lines{cache="1"} 765' in world.read("metrics").splitlines()
 
 
 async def test_segments_tell_where_the_log_is(world: World) -> None:

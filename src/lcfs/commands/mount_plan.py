@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import attrs
@@ -45,7 +46,10 @@ class MountPlan:
         )
 
     def libfuse_options(self) -> set[str]:
-        """The words for libfuse's `-o`, where a backslash keeps a comma in a value."""
-        source = self.options.fsname or self.caches[0].path
+        """The words for libfuse's `-o`, where a backslash keeps a comma in a value.
+
+        pyfuse3 takes only ASCII for them, so other bytes of a source are shown as a backslash, `x` and two digits.
+        """
+        source = os.fsencode(self.options.fsname or self.caches[0].path).decode("ascii", "backslashreplace")
         escaped = source.replace("\\", "\\\\").replace(",", "\\,")
         return {f"fsname={escaped}", *self.options.passed, *(["ro"] if self.options.readonly else [])}

@@ -49,6 +49,10 @@ class BackingLoad:
         """Anything of ours in flight."""
         self.migration = Occupied()
         """Lines being written back."""
+        self.nr_reads = 0
+        """Reads that had to wait."""
+        self.nr_bytes_read = 0
+        """Bytes that they asked for."""
         self.percent = 0.0
         """Of the time between the last two samples that the backing was at work, as the modulator found."""
         self._quiet = float("inf")
@@ -58,6 +62,8 @@ class BackingLoad:
     @contextmanager
     def reading(self, length: int) -> Iterator[None]:
         """Around a read of so many bytes that waits for the backing."""
+        self.nr_reads += 1
+        self.nr_bytes_read += length
         began = trio.current_time()
         with self.requests:
             yield

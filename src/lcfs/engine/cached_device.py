@@ -48,6 +48,10 @@ class CachedDevice:
         """Why the backing cannot be written just now; empty when it can."""
         self.retry_at = 0.0
         """Not before this time (trio clock) is a faulty backing tried again."""
+        self.nr_read_errors = 0
+        """Reads of the backing that failed."""
+        self.nr_write_errors = 0
+        """Jobs of writing back that failed at it."""
         self.late_at = float("inf")
         """When (trio clock) what is being written to the backing counts as late; infinity while nothing is."""
         self._failures = 0
@@ -82,6 +86,7 @@ class CachedDevice:
     def mark_faulty(self, reason: str) -> None:
         """The backing failed: keep its lines, try again later, each time after a longer while."""
         self.fault = reason
+        self.nr_write_errors += 1
         self._failures += 1
         self.retry_at = trio.current_time() + self._backoff
         self._backoff = min(2 * self._backoff, LAST_BACKOFF)

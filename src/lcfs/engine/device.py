@@ -16,6 +16,7 @@ from lcfs.engine.cached_device import HUNG_AFTER, CachedDevice
 from lcfs.engine.disk_format import DiskEntry
 from lcfs.engine.errors import Failed, LcfsError, Missing, NoSpace, NotPermitted
 from lcfs.engine.geometry import LINE
+from lcfs.engine.latency import BACKING, IMAGE, RAM, Latency
 from lcfs.engine.lookup import LineTable
 
 
@@ -45,6 +46,8 @@ class Device(CachedDevice):
         self.suspended = False
         self.nr_errors = 0
         """Requests that failed."""
+        self.latency = Latency()
+        """How long its requests took. Whoever hands them over times them."""
         self._fast: Cache | None = None
         """`cache` while requests may pass without waiting, else None: one look in the hot path."""
         self._holds = 0
@@ -176,6 +179,23 @@ class Device(CachedDevice):
             if not store.readinto_nowait(offset, memoryview(data)):
                 await store.readinto(offset, memoryview(data))
             return data
+
+    # Where a request is served, for `latency`; asked before it is
+
+    def read_source(self, offset: int, length: int) -> int:
+        """BACKING when any line of it is not cached, or only in part; else IMAGE when any is not in RAM; else RAM."""
+        if self.cache is None:
+            return BACKING
+        length = min(length, self.size - offset)
+        return self.cache.read_source(self, offset, length) if length > 0 else RAM
+
+    def write_source(self) -> int:
+        """RAM, or BACKING without a cache."""
+        return BACKING if self.cache is None else RAM
+
+    def barrier_source(self) -> int:
+        """IMAGE, or BACKING without a cache."""
+        return BACKING if self.cache is None else IMAGE
 
     async def flush(self) -> None:
         """A barrier: everything acknowledged before is durable when this returns.

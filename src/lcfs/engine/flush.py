@@ -65,6 +65,12 @@ class Flusher:
         """Log position below which every record is on the image, though perhaps not durable."""
         self.flushed = written
         """Log position below which a write from here has flushed the image."""
+        self.nr_records = 0
+        """Records that were written."""
+        self.nr_bytes = 0
+        """Their bytes, headers included."""
+        self.nr_errors = 0
+        """Attempts to write that failed, for want of space too."""
         self.waits_for_space = False
         self._store = store
         self._on_written = on_written
@@ -138,6 +144,7 @@ class Flusher:
                 self._on_failed(f"{self._store.name} could not be flushed: {exc.strerror or exc}")
                 return False
             except OSError as exc:
+                self.nr_errors += 1
                 if exc.errno in (errno.ENOSPC, errno.EDQUOT):
                     self._set_no_space(True)
                     await trio.sleep(NO_SPACE_RETRY)
@@ -160,6 +167,8 @@ class Flusher:
     def _complete(self, writes: list[_Write]) -> None:
         for write in writes:
             self.written = write.end_position
+            self.nr_records += write.records
+            self.nr_bytes += write.end - write.first
             write.buffer.pending -= write.records
             self._on_written(write.buffer, write.end_position)
         self._tell()

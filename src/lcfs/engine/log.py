@@ -72,6 +72,8 @@ class Log:
         """Disks whose writers wait for a free segment or buffer, once per writer (dm-lc reserving_segment_id)."""
         self.on_segment_closed: Callable[[], None] = lambda: None
         self.on_reserving: Callable[[], None] = lambda: None
+        self.nr_barriers = 0
+        """How often something acknowledged was to be made durable."""
         self._failure = ""
         self._stuck = ""
 
@@ -126,6 +128,11 @@ class Log:
         """Log position before which everything is durable. Recovery never ends before it, and every record that
         takes a line from now on begins at or behind it."""
         return self.barriers.durable
+
+    @property
+    def nr_ram_segments(self) -> int:
+        """Segments that are not completely on the image."""
+        return len(self._ram)
 
     @property
     def failed(self) -> bool:
@@ -348,6 +355,7 @@ class Log:
 
     async def barrier(self) -> None:
         """Everything acknowledged before this call is durable when it returns. Raises Failed, NoSpace."""
+        self.nr_barriers += 1
         await self.barriers.wait_durable(self.appended)
 
     async def make_durable(self, position: int) -> None:

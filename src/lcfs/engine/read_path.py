@@ -18,6 +18,7 @@ from lcfs.engine.block_store import Buffer
 from lcfs.engine.cached_device import CachedDevice
 from lcfs.engine.errors import Failed, Missing
 from lcfs.engine.geometry import FULL, LINE, LINE_SHIFT, SECTOR
+from lcfs.engine.latency import BACKING, IMAGE, RAM
 from lcfs.engine.log import Log
 from lcfs.engine.stats import FULLSIZE, HIT, ON_BUFFER
 
@@ -39,6 +40,8 @@ class ReadPath(Log):
 
     crc_errors = 0
     """Lines that did not match their CRC when read from the image."""
+    nr_image_reads = 0
+    """Reads of the image that had to wait."""
     read_errors = 0
     """Reads of the image that failed."""
     _reading = 0
@@ -107,6 +110,22 @@ class ReadPath(Log):
                 nr = good
             line += nr
         return view[offset - (first << LINE_SHIFT) :][:length]
+
+    def read_source(self, device: CachedDevice, offset: int, length: int) -> int:
+        """Where a read is served from now, without serving it; see Device.read_source."""
+        # index 0, "not cached", is a block of the superblock, of which no sector is ever valid
+        states, ram = self.states, self._ram
+        first, last = offset >> LINE_SHIFT, -(-(offset + length) >> LINE_SHIFT)
+        if last - first == 1:
+            index = device.table.index[first]
+            if states.valid[index] != FULL:
+                return BACKING
+            return RAM if (index - self._first_block) // self._blocks in ram else IMAGE
+        indices = device.table.array[first:last]
+        if (states.valid_array[indices] != FULL).any():
+            return BACKING
+        slots = np.unique((indices - self._first_block) // self._blocks)
+        return RAM if all(slot in ram for slot in slots.tolist()) else IMAGE
 
     def _run_at(self, device: CachedDevice, line: int, limit: int) -> tuple[int, int]:
         """Lines from `line` on that are served alike: their first cache index (0: not cached) and how many.
@@ -221,6 +240,7 @@ class ReadPath(Log):
     async def _read_image(self, index: int, out: memoryview) -> bool:
         """Whether `out` was filled from the image."""
         self._reading += 1
+        self.nr_image_reads += 1
         try:
             await self.image.readinto(index << LINE_SHIFT, out)
         except OSError as exc:
@@ -241,6 +261,7 @@ class ReadPath(Log):
             with device.load.reading(length):
                 await store.readinto(start, out[:length])
         except OSError as exc:
+            device.nr_read_errors += 1
             raise Failed(f"{store.name} cannot be read: {exc.strerror or exc}", errno=exc.errno) from exc
 
     def _from_page_cache(self, index: int) -> memoryview | None:

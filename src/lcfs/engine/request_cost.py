@@ -26,6 +26,10 @@ class RequestCost:
     """Bytes below which the price does not fall. A test raises it, since time in memory costs nothing."""
 
     def __init__(self) -> None:
+        self.nr_requests = 0
+        """All that were ever noted."""
+        self.nr_bytes = 0
+        """Of all requests, those of reading spans included."""
         self._jobs = self._x = self._y = self._xx = self._xy = 0.0
 
     @property
@@ -35,6 +39,8 @@ class RequestCost:
 
     def note(self, requests: int, length: int, seconds: float) -> None:
         """A job of so many requests (at least 1) with so many bytes in all took so long, its flush included."""
+        self.nr_requests += requests
+        self.nr_bytes += length
         x, y = length / requests / MIB, seconds / requests
         self._jobs = self._jobs * FORGET + 1
         self._x = self._x * FORGET + x
