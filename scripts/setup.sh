@@ -14,7 +14,7 @@ flock 9
 build_packages=(gcc libc6-dev pkg-config libfuse3-dev fuse3)
 # What the tests drive a mounted disk with.
 test_packages=(
-    attr e2fsprogs fio kmod libnbd-bin mandoc mount nbdkit qemu-system-common qemu-utils sqlite3 strace systemd util-linux
+    attr curl e2fsprogs fio kmod libnbd-bin mandoc mount nbdkit qemu-system-common qemu-utils sqlite3 strace systemd util-linux
     xfsprogs
 )
 # What make kill runs besides.
@@ -118,7 +118,7 @@ if command -v dpkg-query >/dev/null; then
     [ "${1:-}" != kill ] || want_postgresql "${kill_packages[@]}"
 else
     say "this is not a Debian system, so its packages are yours to install; needed are a C compiler, pkg-config," \
-        "libfuse 3 with headers and fusermount3, and for the tests fio, mkfs.ext4, mkfs.xfs, losetup, getfattr," \
+        "libfuse 3 with headers and fusermount3, and for the tests curl, fio, mkfs.ext4, mkfs.xfs, losetup, getfattr," \
         "nbdkit, nbdfuse, qemu-img, qemu-storage-daemon, sqlite3, strace, systemd-analyze and mandoc, for make kill" \
         "PostgreSQL"
 fi

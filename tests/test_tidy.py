@@ -31,7 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "fuse_ops": {"sysfs_tree", "engine"},
     "fuse_limits": set(),
     "fuse_loop": {"fuse_limits", "fuse_ops", "sysfs_tree", "engine"},
-    "commands": {"fuse_limits", "fuse_loop", "fuse_ops", "sysfs_tree", "engine"},
+    "commands": {"fuse_limits", "fuse_loop", "fuse_ops", "sysfs_tree", "tree_metrics", "engine"},
     "__main__": {"commands"},
     "__init__": set(),
 }

@@ -3,6 +3,7 @@
 
 import pytest
 
+from lcfs.commands.metrics_address import Address
 from lcfs.commands.mount_options import MountOptions, parse_options
 
 
@@ -14,8 +15,17 @@ def test_what_mount_and_fstab_add_means_nothing() -> None:
 
 
 def test_own_options() -> None:
-    assert parse_options(["ro,nonempty", "writeback_cache,uid=1000,gid=0,mode=0640,fsname=a=b"]) == MountOptions(
-        readonly=True, nonempty=True, writeback_cache=True, uid=1000, gid=0, mode=0o640, fsname="a=b"
+    assert parse_options(
+        ["ro,nonempty", "writeback_cache,uid=1000,gid=0,mode=0640,fsname=a=b", "metrics=[::1]:9350"]
+    ) == MountOptions(
+        readonly=True,
+        nonempty=True,
+        writeback_cache=True,
+        uid=1000,
+        gid=0,
+        mode=0o640,
+        fsname="a=b",
+        metrics=Address("::1", 9350),
     )
 
 

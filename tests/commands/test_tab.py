@@ -17,6 +17,7 @@ GOOD = """
 at = "/mnt/vm"
 cache_size = "20G"
 options = ["allow_other", "mode=0660"]
+metrics = "127.0.0.1:9350"
 log = "/var/log/lcfs-vm.log"
 auto = false
 [[mount.vm.cache]]
@@ -44,7 +45,7 @@ def written(path: Path, text: str) -> str:
 def test_everything_it_can_say(tmp_path: Path) -> None:
     vm, db = read_tab(written(tmp_path / "tab", GOOD))
     assert (vm.name, vm.mountpoint, vm.cache_size, vm.auto) == ("vm", "/mnt/vm", 20 << 30, False)
-    assert (vm.options, vm.log) == (("allow_other", "mode=0660"), "/var/log/lcfs-vm.log")
+    assert (vm.options, vm.log) == (("allow_other", "mode=0660", "metrics=127.0.0.1:9350"), "/var/log/lcfs-vm.log")
     (cache,), (disk,) = vm.caches, vm.devices
     assert (cache.path, cache.id) == ("/ssd/vm.img", 3)
     assert (disk.path, disk.id, disk.size, disk.cache, disk.name) == ("/slow/vm.raw", 7, 100 << 30, 3, "vm")

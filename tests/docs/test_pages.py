@@ -45,6 +45,7 @@ SHOWN = {
     "At boot": ["660 1234"],
     "Sizing": ["\n63\n"],
     "Is all well?": ["cache 1: running", "0 dirty lines damaged", 'lcfs_cache_state{cache="1",state="running"} 1'],
+    "Monitoring": ['lcfs_cache_state{cache="1",state="running"} 1'],
     "Shutting down": ["newest"],
     "The machine lost power": ["synced"],
     "The SSD dies": ["Pass 5", "running"],
@@ -111,6 +112,7 @@ def test_every_state_has_a_row() -> None:
 
 def test_the_metrics_to_alert_on_are_there() -> None:
     exported = {family.name for family in (*MOUNT_FAMILIES, *CACHE_FAMILIES, *DEVICE_FAMILIES)}
-    named = set(re.findall(r"`(lcfs_\w+)`", OPERATIONS))
+    rules = "".join(re.findall(r"^```yaml\n(.*?)^```$", OPERATIONS, re.MULTILINE | re.DOTALL))
+    named = set(re.findall(r"`(lcfs_\w+)`", OPERATIONS)) | set(re.findall(r"\blcfs_\w+", rules))
     assert named
     assert named <= exported

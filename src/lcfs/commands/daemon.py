@@ -20,12 +20,12 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import trio
 
 from lcfs import fuse_loop
-from lcfs.commands import daemon_log, live, service
+from lcfs.commands import daemon_log, live, metrics_server, service
 from lcfs.commands.background import CALLED_OFF, Reporter
 from lcfs.commands.failure import FAILED, MOUNT_FAILED, MOUNT_INTERRUPTED, CommandFailed
 from lcfs.commands.mount_plan import MountPlan
@@ -37,6 +37,7 @@ from lcfs.engine.errors import LcfsError
 from lcfs.fuse_limits import become_io_flusher
 from lcfs.fuse_ops import Operations
 from lcfs.sysfs_tree import Tree
+from lcfs.tree_metrics import metrics_text
 
 log = logging.getLogger("lcfs.daemon")
 
@@ -106,9 +107,17 @@ class Daemon:
 
     async def _keep(self, outer: trio.Nursery) -> None:
         plan = self._plan
-        async with open_manager(plan.spec(), self._storage, say=self._say) as manager:
+        async with contextlib.AsyncExitStack() as stack:
+            listeners: Sequence[trio.SocketListener] = ()
+            if plan.options.metrics is not None:  # before anything is opened or made, as it may be refused
+                listeners = await stack.enter_async_context(metrics_server.listening(plan.options.metrics))
+            manager = await stack.enter_async_context(open_manager(plan.spec(), self._storage, say=self._say))
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._serve, manager, nursery.cancel_scope)
+                if listeners:
+                    server = metrics_server.MetricsServer(lambda: metrics_text(manager))
+                    nursery.start_soon(server.serve, listeners)
+                    self._reporter.note(f"metrics are at {' and '.join(metrics_server.urls(listeners))}")
                 self._announce(manager)
                 if plan.live:
                     nursery.start_soon(live.show, manager, plan, self._reporter)

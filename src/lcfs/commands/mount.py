@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-a", "--all", action="store_true", help="mount what the tab file names and is not mounted yet")
     parser.add_argument("--tab", metavar="FILE", default=TAB, help=f"the tab file, see lcfs.toml(5) (default: {TAB})")
     parser.add_argument("-o", metavar="OPTS", dest="options", action="append", default=[], help="mount options")
+    parser.add_argument("--metrics", metavar="ADDR:PORT", help="serve MNT/metrics over HTTP there, without any authentication")
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
     parser.add_argument("-d", "--debug", action="store_true", help="stay in the foreground and log everything")
     parser.add_argument("--live", action="store_true", help="stay in the foreground with a one-line status")
@@ -74,7 +75,7 @@ def _run_all(options: argparse.Namespace) -> int:
 
     if options.mountpoint is not None or options.cache or options.foreground or options.debug or options.live:
         options.usage_error("--all takes its mounts from the tab file and leaves them in the background")
-    if options.device or options.cache_size or options.pid_file or options.log:
+    if options.device or options.cache_size or options.pid_file or options.log or options.metrics:
         options.usage_error("--all takes the words of each mount from the tab file; write them there")
     try:
         return mount_all(options.tab, lambda entry: start(_plan(options, entry)))
@@ -111,11 +112,13 @@ def _plan(options: argparse.Namespace, entry: Entry) -> MountPlan:
     """The plan for an entry of the tab file, or for what the command line says instead of one."""
     from lcfs.commands import mount_point
     from lcfs.commands.background import Terminal
+    from lcfs.commands.metrics_address import parse_address
     from lcfs.commands.mount_options import parse_options
     from lcfs.commands.mount_plan import MountPlan
 
     try:
-        mount_options = parse_options([*entry.options, *options.options])
+        metrics = [] if options.metrics is None else [f"metrics={parse_address(options.metrics)}"]
+        mount_options = parse_options([*entry.options, *options.options, *metrics])
     except ValueError as error:
         raise CommandFailed(str(error), MOUNT_FAILED) from None
     mountpoint = mount_point.prepare(entry.mountpoint, nonempty=mount_options.nonempty, note=Terminal().note)

@@ -7,6 +7,8 @@ import re
 
 import attrs
 
+from lcfs.commands.metrics_address import Address, parse_address
+
 PASSED = frozenset(
     {
         *("allow_other", "allow_root", "auto_unmount", "async", "sync", "dirsync"),
@@ -18,7 +20,7 @@ PASSED = frozenset(
 OWN = frozenset({"ro", "rw", "nonempty", "writeback_cache"})
 """Flags that lcfs itself acts on."""
 
-OWN_VALUES = frozenset({"uid", "gid", "mode", "fsname"})
+OWN_VALUES = frozenset({"uid", "gid", "mode", "fsname", "metrics"})
 """Words with a value that lcfs itself acts on."""
 
 IGNORED = frozenset(
@@ -39,7 +41,7 @@ class MountOptions:
     """The words of all `-o`, sorted out.
 
     `uid` and `gid` are None for those of the daemon; `mode` are the permission bits of the disk files and control;
-    `fsname` is what mountinfo shows as source, None for the first image.
+    `fsname` is what mountinfo shows as source, None for the first image; `metrics` where these are served over HTTP.
     """
 
     readonly: bool = False
@@ -49,6 +51,7 @@ class MountOptions:
     gid: int | None = None
     mode: int = DEFAULT_MODE
     fsname: str | None = None
+    metrics: Address | None = None
     passed: frozenset[str] = frozenset()
 
 
@@ -80,6 +83,7 @@ def parse_options(words: list[str]) -> MountOptions:
         gid=_number(values, "gid", r"[0-9]{1,10}", 10, "a group's number"),
         mode=DEFAULT_MODE if mode is None else mode,
         fsname=values.get("fsname") or None,
+        metrics=parse_address(values["metrics"]) if "metrics" in values else None,
         passed=frozenset(passed),
     )
 

@@ -16,6 +16,7 @@ import attrs
 
 from lcfs.commands.arguments import DEFAULT_CACHE_SIZE, parse_id, parse_size
 from lcfs.commands.failure import CommandFailed
+from lcfs.commands.metrics_address import parse_address
 from lcfs.commands.mount_options import parse_options
 from lcfs.commands.mount_words import CacheWord, DeviceWord, require_distinct
 
@@ -24,7 +25,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 @attrs.frozen
 class Entry:
-    """One mount of the tab file. Every path is absolute; `options` are words as for `-o`; `auto`: `--all` means it too."""
+    """One mount of the tab file. Every path is absolute; `options` are words as for `-o`, the key `metrics` among them;
+    `auto`: `--all` means it too."""
 
     name: str
     mountpoint: str
@@ -73,7 +75,7 @@ def _entry(name: str, value: Any) -> Entry:
     if _NAME.fullmatch(name) is None:
         raise ValueError(f"{key}: {name!r} is no name; use up to 64 letters, digits, '_', '.' and '-'")
     table = _table(value, key)
-    _only(table, key, {"at", "cache", "disk", "cache_size", "options", "log", "auto"})
+    _only(table, key, {"at", "cache", "disk", "cache_size", "options", "metrics", "log", "auto"})
     caches = tuple(_cache(row, where) for row, where in _rows(table, key, "cache"))
     devices = tuple(_disk(row, where) for row, where in _rows(table, key, "disk"))
     if not caches:
@@ -178,7 +180,16 @@ def _options(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
         parse_options(words)
     except ValueError as error:
         raise ValueError(f"{key}.options: {error}") from None
-    return tuple(words)
+    return (*words, *_metrics(table, key))
+
+
+def _metrics(table: Mapping[str, Any], key: str) -> list[str]:
+    if "metrics" not in table:
+        return []
+    try:
+        return [f"metrics={parse_address(_text(table, key, 'metrics'))}"]
+    except ValueError as error:
+        raise ValueError(f"{key}.metrics: {error}") from None
 
 
 def _auto(table: Mapping[str, Any], key: str) -> bool:
