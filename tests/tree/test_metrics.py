@@ -14,7 +14,7 @@ import pytest
 import trio
 
 import lcfs
-from lcfs.engine import CacheSpec, DeviceSpec, Failed, LcfsError, MountSpec
+from lcfs.engine import BlockStore, CacheSpec, DeviceSpec, Failed, LcfsError, MountSpec
 from lcfs.engine.geometry import LINE
 from lcfs.engine.latency import BARRIER, BOUNDS, IMAGE, RAM, READ, SAMPLED, WRITE
 from lcfs.engine.stats import FULLSIZE, HIT
@@ -166,8 +166,8 @@ async def test_reads_and_errors_are_counted(
     expect_log("write to /ssd.img failed")
     faults: dict[str, FaultStore] = {}
 
-    def wrap(path: str, store: object) -> FaultStore:
-        faults[path] = FaultStore(store)  # type: ignore[arg-type]
+    def wrap(path: str, store: BlockStore) -> FaultStore:
+        faults[path] = FaultStore(store)
         return faults[path]
 
     async with open_world(tmp_path, TWO_DISKS, wrap) as world:

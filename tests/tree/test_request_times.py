@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import pytest
 import trio
 
+from lcfs.engine import BlockStore
 from lcfs.engine.geometry import LINE
 from lcfs.engine.latency import SAMPLED
 from lcfs.fuse_ops import Operations
@@ -33,6 +34,17 @@ class Ticks:
         return self.now
 
 
+class Delays:
+    """The stores of a world, by path."""
+
+    def __init__(self) -> None:
+        self.stores: dict[str, DelayStore] = {}
+
+    def wrap(self, path: str, store: BlockStore) -> DelayStore:
+        self.stores[path] = DelayStore(store)
+        return self.stores[path]
+
+
 def trio_nanoseconds() -> int:
     return round(trio.current_time() * 1e9)
 
@@ -44,9 +56,8 @@ def operations_of(world: World, gaps: Iterator[int], clock: Ticks | None = None)
 
 async def handle(operations: Operations, world: World, flags: int = os.O_RDWR, name: str = "1") -> int:
     """An open disk."""
-    lookup = operations.lookup
-    devices = await lookup(1, b"devices", Mock(pid=1))
-    disk = await lookup(devices.st_ino, name.encode(), Mock(pid=1))
+    devices = await operations.lookup(1, b"devices", Mock(pid=1))
+    disk = await operations.lookup(devices.st_ino, name.encode(), Mock(pid=1))
     return (await operations.open(disk.st_ino, flags, Mock(pid=1))).fh
 
 
@@ -78,16 +89,11 @@ async def test_one_of_many_requests_that_do_not_wait_is_timed_and_stands_for_all
 async def test_a_read_that_waits_is_always_timed_and_counts_once(
     gap: int, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    delays: dict[str, DelayStore] = {}
-
-    def wrap(path: str, store: object) -> DelayStore:
-        delays[path] = DelayStore(store)  # type: ignore[arg-type]
-        return delays[path]
-
-    async with open_world(tmp_path, TWO_DISKS, wrap) as world:
+    delays = Delays()
+    async with open_world(tmp_path, TWO_DISKS, delays.wrap) as world:
         operations = operations_of(world, itertools.repeat(gap))
         fh = await handle(operations, world)
-        delays["/one.img"].reads = 0.25
+        delays.stores["/one.img"].reads = 0.25
         await operations.read(fh, 0, LINE)
         await operations.read(fh, LINE, 3 * LINE)
         assert counted(world) == {("read", "backing"): (2, 0.5)}
@@ -96,7 +102,7 @@ async def test_a_read_that_waits_is_always_timed_and_counts_once(
         await world.cache.flush_current_buffer()
         while world.cache.nr_ram_segments:
             await world.cache.flush_current_buffer()
-        delays["/ssd.img"].reads = 2.0
+        delays.stores["/ssd.img"].reads = 2.0
         await operations.read(fh, 0, LINE)
         assert counted(world)["read", "image"] == (1, 2.0)
 
@@ -114,22 +120,17 @@ async def test_a_write_that_waits_is_always_timed_and_counts_once(world: World, 
 
 
 async def test_a_barrier_is_always_timed(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
-    delays: dict[str, DelayStore] = {}
-
-    def wrap(path: str, store: object) -> DelayStore:
-        delays[path] = DelayStore(store)  # type: ignore[arg-type]
-        return delays[path]
-
-    async with open_world(tmp_path, TWO_DISKS, wrap) as world:
+    delays = Delays()
+    async with open_world(tmp_path, TWO_DISKS, delays.wrap) as world:
         operations = operations_of(world, itertools.repeat(NEVER))
         fh = await handle(operations, world)
-        delays["/ssd.img"].flushes = 0.125
+        delays.stores["/ssd.img"].flushes = 0.125
         await operations.write(fh, 0, bytes(LINE))
         await operations.fsync(fh, False)
         assert counted(world) == {("barrier", "image"): (1, 0.125)}
-        delays["/ssd.img"].flushes = 0.0
+        delays.stores["/ssd.img"].flushes = 0.0
         await world.message("detach 1")
-        delays["/one.img"].flushes = 0.5
+        delays.stores["/one.img"].flushes = 0.5
         await operations.fsync(fh, True)
         assert counted(world)["barrier", "backing"] == (1, 0.5)
 
@@ -137,16 +138,11 @@ async def test_a_barrier_is_always_timed(tmp_path: Path, autojump_clock: trio.te
 async def test_a_write_that_is_to_be_durable_is_served_by_the_image(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    delays: dict[str, DelayStore] = {}
-
-    def wrap(path: str, store: object) -> DelayStore:
-        delays[path] = DelayStore(store)  # type: ignore[arg-type]
-        return delays[path]
-
-    async with open_world(tmp_path, TWO_DISKS, wrap) as world:
+    delays = Delays()
+    async with open_world(tmp_path, TWO_DISKS, delays.wrap) as world:
         operations = operations_of(world, itertools.repeat(1))
         fh = await handle(operations, world, os.O_RDWR | os.O_DSYNC)
-        delays["/ssd.img"].flushes = 0.25
+        delays.stores["/ssd.img"].flushes = 0.25
         await operations.write(fh, 0, bytes(LINE))
         assert counted(world) == {("write", "image"): (1, 0.25)}
         await operations.read(fh, 0, LINE)
