@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from lcfs.commands.counts import NOTHING, Counts, Look, rates
 from lcfs.commands.failure import CommandFailed
-from lcfs.commands.iostat import HEADING, NOTHING, Counts, Look, _size, parse_words, rates, report
+from lcfs.commands.iostat import HEADING, parse_words, report
+from lcfs.commands.rounds import short_size
 from tests.mount.harness import Lcfs
 
 BEFORE = Counts("running", 10, 1000, reads=100, writes=50, read_hits=50, write_hits=10, migrated=5, flushes=1)
@@ -59,8 +61,7 @@ def test_the_first_report_is_since_the_mount() -> None:
     ],
 )
 def test_sizes_are_short(number: float, text: str) -> None:
-    assert _size(number, False) == text
-    assert _size(number, True) == f"{number:.0f}"
+    assert short_size(number) == text
 
 
 @pytest.mark.parametrize(

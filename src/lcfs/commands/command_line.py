@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from lcfs import __version__
-from lcfs.commands import cache, check, device, dump, iostat, mount, mount_helper, status, umount
+from lcfs.commands import cache, check, device, dump, iostat, mount, mount_helper, status, top, umount
 from lcfs.commands.arguments import Parser
 from lcfs.commands.cache import drain, drop, format, free, move, scrub, stats
 from lcfs.commands.cache import resume as resume_cache
@@ -32,7 +32,7 @@ class Verb(Protocol):
         """Do it; the exit code."""
 
 
-VERBS: tuple[Verb, ...] = (mount, umount, status, iostat, check, dump)
+VERBS: tuple[Verb, ...] = (mount, umount, status, iostat, top, check, dump)
 CACHE_VERBS: tuple[Verb, ...] = (format, resume_cache, free, move, drop, drain, scrub, stats)
 DEVICE_VERBS: tuple[Verb, ...] = (create, attach, detach, remove, grow, rename, suspend, resume_device, bind)
 

@@ -48,7 +48,7 @@ class Tree:
     def read(self, *parts: str | int) -> str:
         """An attribute's text without its newline."""
         try:
-            with open(self.path(*parts), encoding="utf-8", errors="surrogateescape") as attribute:
+            with open(self.path(*parts), encoding="utf-8", errors="surrogateescape", newline="\n") as attribute:
                 return attribute.read().removesuffix("\n")
         except OSError as error:
             raise _unreadable(self.path(*parts), error) from None

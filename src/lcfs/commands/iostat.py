@@ -9,49 +9,20 @@ import os
 import re
 import shutil
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from lcfs.commands.control import Tree
+from lcfs.commands.counts import LINE, NOTHING, Look, counted, rates
+from lcfs.commands.exposition import samples
 from lcfs.commands.failure import CommandFailed
 from lcfs.commands.mounts import is_dead
+from lcfs.commands.rounds import LONGEST, SHORTEST, rounds, short_percent, short_size
 
 NAME = "iostat"
 HELP = "show rates and hits of the caches, once or every INTERVAL seconds"
 
-LINE = 4096
-"""Bytes of a piece, which is what the counters count: rates are rounded up to whole lines."""
 HEADING = ("", "dirty", "share", "read/s", "write/s", "rhit", "whit", "migr/s", "flush/s", "state")
-
-_SAMPLE = re.compile(r'lcfs_(cache|device)_(\w+)\{(?:cache|device)="(\d+)"(.*)\} (\d+)')
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-
-
-class Counts(NamedTuple):
-    """What a cache has counted until now; a disk has only `dirty` and `errors`."""
-
-    state: str
-    dirty: int
-    lines: int = 0
-    reads: int = 0
-    writes: int = 0
-    read_hits: int = 0
-    write_hits: int = 0
-    migrated: int = 0
-    flushes: int = 0
-    errors: int = 0
-
-
-class Look(NamedTuple):
-    """One look at a mount."""
-
-    at: float
-    caches: dict[int, Counts]
-    devices: dict[int, Counts]
-
-
-NOTHING = Counts("", 0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     before = Look(began, {}, {})
     printed = 0
     try:
-        for number in _rounds(interval, count + 1 if options.omit_first and count else count):
+        for number in rounds(interval, count + 1 if options.omit_first and count else count):
             try:
                 now = look(tree)
             except CommandFailed:
@@ -98,7 +69,7 @@ def parse_words(words: Sequence[str]) -> tuple[str | None, float, int]:
     if len(rest) > 2 or not all(map(_is_number, rest)):
         raise CommandFailed(f"{' '.join(words)!r} is not understood; say: lcfs iostat [MNT] [INTERVAL [COUNT]]", 2)
     interval = float(rest[0]) if rest else 0.0
-    if rest and not 0.1 <= interval <= 86400:
+    if rest and not SHORTEST <= interval <= LONGEST:
         raise CommandFailed(f"interval {rest[0]} is out of range; give 0.1 to 86400 seconds", 2)
     if len(rest) == 2 and not (rest[1].isdecimal() and 0 < int(rest[1]) < 1 << 31):
         raise CommandFailed(f"count {rest[1]} is not a whole number from 1 on", 2)
@@ -109,74 +80,9 @@ def _is_number(word: str) -> bool:
     return re.fullmatch(r"\d+(\.\d*)?|\.\d+", word, re.ASCII) is not None and len(word) < 16
 
 
-def _rounds(interval: float, count: int) -> Iterator[int]:
-    """0, 1, 2 ... at the times at which reports are due, however long a report takes."""
-    due = time.monotonic()
-    number = 0
-    while True:
-        yield number
-        number += 1
-        if not interval or number == count:
-            return
-        due = max(due + interval, time.monotonic() - interval)
-        time.sleep(max(0.0, due - time.monotonic()))
-
-
 def look(tree: Tree) -> Look:
     """The counters now. Raises CommandFailed."""
-    caches: dict[int, dict[str, Any]] = {}
-    devices: dict[int, dict[str, Any]] = {}
-    for line in tree.read("metrics").splitlines():
-        sample = _SAMPLE.fullmatch(line)
-        if sample is None:
-            continue
-        kind, name, id_, labels, value = sample[1], sample[2], int(sample[3]), dict(_LABEL.findall(sample[4])), int(sample[5])
-        row = (caches if kind == "cache" else devices).setdefault(id_, {"state": "", "dirty": 0})
-        if name == "state":
-            row["state"] = labels["state"]
-        elif name == "requests_total":
-            kinds = ("writes", "write_hits") if labels["write"] == "1" else ("reads", "read_hits")
-            row[kinds[0]] = row.get(kinds[0], 0) + value
-            if labels["hit"] == "1":
-                row[kinds[1]] = row.get(kinds[1], 0) + value
-        elif name in _PLAIN:
-            row[_PLAIN[name]] = value
-    return Look(
-        time.time(), {id_: Counts(**row) for id_, row in caches.items()}, {id_: Counts(**row) for id_, row in devices.items()}
-    )
-
-
-_PLAIN = {
-    "dirty_lines": "dirty",
-    "lines": "lines",
-    "migrated_lines_total": "migrated",
-    "flushes_total": "flushes",
-    "errors_total": "errors",
-}
-
-
-def rates(before: Counts, now: Counts, seconds: float) -> dict[str, Any]:
-    """What went on between two looks: bytes and counts per second, hits in percent; null where nothing was asked."""
-    if any(new < old for old, new in zip(before[3:], now[3:], strict=True)):
-        before = NOTHING  # clear_stat, or another cache under this id
-
-    def per_second(new: int, old: int, unit: int = 1) -> float:
-        return round((new - old) * unit / max(seconds, 1e-3), 2)
-
-    def percent(hits: int, asked: int) -> float | None:
-        return round(100 * hits / asked, 1) if asked else None
-
-    return {
-        "state": now.state,
-        "dirty_bytes": now.dirty * LINE,
-        "dirty_percent": round(100 * now.dirty / now.lines, 1) if now.lines else None,
-        "read_bytes_per_second": per_second(now.reads, before.reads, LINE),
-        "write_bytes_per_second": per_second(now.writes, before.writes, LINE),
-        "read_hit_percent": percent(now.read_hits - before.read_hits, now.reads - before.reads),
-        "write_hit_percent": percent(now.write_hits - before.write_hits, now.writes - before.writes),
-        "migrated_bytes_per_second": per_second(now.migrated, before.migrated, LINE),
-        "flushes_per_second": per_second(now.flushes, before.flushes),
-    }
+    return counted(samples(tree.read("metrics")))
 
 
 def report(before: Look, now: Look) -> dict[str, Any]:
@@ -215,11 +121,11 @@ def _cache_row(row: dict[str, Any], exact: bool) -> tuple[str, ...]:
     return (
         f"cache {row['id']}",
         _size(row["dirty_bytes"], exact),
-        _percent(row["dirty_percent"]),
+        short_percent(row["dirty_percent"]),
         _size(row["read_bytes_per_second"], exact),
         _size(row["write_bytes_per_second"], exact),
-        _percent(row["read_hit_percent"]),
-        _percent(row["write_hit_percent"]),
+        short_percent(row["read_hit_percent"]),
+        short_percent(row["write_hit_percent"]),
         _size(row["migrated_bytes_per_second"], exact),
         f"{row['flushes_per_second']:.0f}",
         row["state"],
@@ -236,18 +142,7 @@ def _align(row: Sequence[str]) -> str:
 
 
 def _size(number: float, exact: bool) -> str:
-    """Bytes in at most five characters, as zpool iostat prints them."""
-    if exact:
-        return f"{number:.0f}"
-    units = ["", "K", "M", "G", "T"]
-    while number >= 1000 and len(units) > 1:
-        number /= 1024
-        units.pop(0)
-    return f"{number:.0f}{units[0]}" if not units[0] or number >= 100 else f"{number:.3g}{units[0]}"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.0f}%"
+    return f"{number:.0f}" if exact else short_size(number)
 
 
 def _page(verbose: bool, now: Look) -> int:
