@@ -91,8 +91,8 @@ class Terminal:
     @property
     def text(self) -> str:
         """What is on the screen: lines are written from their beginning, at a place, and nothing scrolls."""
-        columns, lines = self.size
-        screen = {number: "" for number in range(1, lines + 1)}
+        _columns, lines = self.size
+        screen = dict.fromkeys(range(1, lines + 1), "")
         row = 1
         for private, numbers, final, written in _PART.findall(self.output):
             if written:
@@ -101,7 +101,7 @@ class Terminal:
                 row = min(int(numbers.split(";")[0] or 1), lines)
                 screen[row] = ""
             elif final == "J" or (private and numbers == "1049"):
-                screen = {number: "" for number in range(1, lines + 1)}
+                screen = dict.fromkeys(range(1, lines + 1), "")
                 row = 1
         return "\n".join(screen[number].rstrip() for number in sorted(screen))
 

@@ -14,7 +14,7 @@ from lcfs.commands.failure import CHECK_USAGE, MOUNT_USAGE, USAGE
 
 SRC = str(Path(lcfs.__file__).parent.parent)
 
-HEAVY = ("trio", "pyfuse3", "numpy", "attrs", "asyncio")
+HEAVY = ("trio", "pyfuse3", "numpy", "attrs", "asyncio", "rich")
 
 
 def usage_of(*words: str) -> int:

@@ -33,7 +33,7 @@ def test_rates_are_what_happened_between_two_looks() -> None:
         "write_hit_percent": None,
         "migrated_bytes_per_second": 10 * 4096,
         "flushes_per_second": 3.0,
-    }
+    } | dict.fromkeys(f"{op}_{quantile}_seconds" for op in ("read", "write", "barrier") for quantile in ("p50", "p99"))
 
 
 def test_counters_that_were_cleared_begin_anew() -> None:

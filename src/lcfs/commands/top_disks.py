@@ -45,7 +45,7 @@ def disk_rows(
         return [Row(3, Text(" no disks"))]
     columns = list(COLUMNS)
     while len(columns) > 2 and _width(columns) > width:
-        columns.remove(max(columns, key=lambda column: column.importance))
+        columns.remove(max((column for column in columns if column.heading != "name"), key=lambda column: column.importance))
     left = max(0, width - _width(columns))
     name = next(column for column in columns if column.heading == "name")
     columns[columns.index(name)] = name._replace(width=min(LONGEST_NAME, name.width + left))
