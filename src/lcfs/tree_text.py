@@ -9,7 +9,7 @@ from lcfs.tree_attributes import Surroundings
 
 
 def status_text(at: Surroundings) -> str:
-    """Every cache and disk in a few lines each."""
+    """Every cache in six lines and every disk in three: two caches and three disks are a screen."""
     caches = [at.manager.caches[id_] for id_ in sorted(at.manager.caches)]
     devices = [at.manager.devices[id_] for id_ in sorted(at.manager.devices)]
     blocks = [_describe_cache(cache) for cache in caches] + [_describe_device(at, device) for device in devices]
@@ -22,29 +22,25 @@ def _describe_cache(cache: Cache) -> list[str]:
     writes = sum(counters) - reads
     read_hits = sum(count for key, count in enumerate(counters) if key & HIT and not key & WRITE)
     write_hits = sum(count for key, count in enumerate(counters) if key & HIT and key & WRITE)
+    in_use = max(0, cache.current_segment_id - cache.last_migrated_segment_id)
     return [
         f"cache {cache.id}: {cache.state}",
         f"  image     {cache.path}",
-        f"  lines     {cache.nr_caches}, {cache.nr_dirty_caches} dirty ({_percent(cache.nr_dirty_caches, cache.nr_caches)})",
-        f"  segments  {cache.nr_segments}, last flushed {cache.last_flushed_segment_id}, "
-        f"last migrated {cache.last_migrated_segment_id}",
+        f"  dirty     {cache.nr_dirty_caches} of {cache.nr_caches} lines ({_percent(cache.nr_dirty_caches, cache.nr_caches)}), "
+        f"log in {in_use} of {cache.nr_segments} segments",
         f"  migration {cache.migration}",
-        f"  reads     {reads}, {_percent(read_hits, reads)} hits",
-        f"  writes    {writes}, {_percent(write_hits, writes)} hits",
-        f"  damage    {cache.crc_errors} lines did not match their checksum",
+        f"  hits      {_percent(read_hits, reads)} of {reads} reads, {_percent(write_hits, writes)} of {writes} writes",
+        f"  errors    {cache.crc_errors} lines did not match their checksum, {cache.read_errors} reads failed",
     ]
 
 
 def _describe_device(at: Surroundings, device: Device) -> list[str]:
-    loops = at.loops.bound_to(f"devices/{device.id}")
+    loops = " ".join(at.loops.bound_to(f"devices/{device.id}"))
     return [
         f"disk {device.id}: {device.state}{', suspended' if device.suspended else ''}",
-        f"  name      {device.name}",
-        f"  backing   {device.path}",
-        f"  size      {device.size} bytes",
-        f"  cache     {device.cache_id or 'none'}, {device.nr_dirty_caches} dirty lines",
-        f"  loop      {' '.join(loops) or 'none'}",
-        f"  errors    {device.nr_errors} requests failed",
+        f"  {device.name}, {device.size} bytes, on {device.path}",
+        f"  cache {device.cache_id or 'none'}, {device.nr_dirty_caches} dirty lines, load {device.load.percent:.0f} of "
+        f"{device.migrate_threshold} %, loop {loops or 'none'}, {device.nr_errors} requests failed",
     ]
 
 

@@ -50,6 +50,15 @@ def test_status(lcfs: Lcfs) -> None:
     lcfs.mount("--device", "d.img,size=8M,name=vm")
     write_lines(lcfs, 1, 3)
     (row,) = answer(lcfs, "status", "mnt")
+    (cache,) = row["caches"]
+    assert (cache["migration"], cache["scrub"], cache["tunables"]["barrier_deadline_ms"], cache["flushes"]) == (
+        "idle",
+        "idle",
+        3,
+        0,
+    )
+    assert cache["reads"] >= cache["read_hits"] >= 0
+    assert row["devices"][0]["errors"] == 0
     assert row["mountpoint"] == str(lcfs.directory / "mnt")
     (cache,) = row["caches"]
     assert (cache["id"], cache["state"], cache["nr_dirty_caches"]) == (1, "running", 3)

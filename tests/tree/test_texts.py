@@ -21,19 +21,15 @@ async def test_status_tells_a_person(world: World) -> None:
     for line in (
         "cache 1: running",
         "  image     /ssd.img",
-        f"  lines     {7 * 255}, 2 dirty (0.1 %)",
-        "  reads     1, 100.0 % hits",
-        "  writes    2, 0.0 % hits",
-        "  damage    5 lines did not match their checksum",
+        f"  dirty     2 of {7 * 255} lines (0.1 %), log in 1 of 7 segments",
+        "  migration idle",
+        "  hits      100.0 % of 1 reads, 0.0 % of 2 writes",
+        "  errors    5 lines did not match their checksum, 0 reads failed",
         "disk 1: running",
-        "  errors    6 requests failed",
-        "  name      first",
-        "  cache     1, 2 dirty lines",
-        "  loop      none",
+        "  cache 1, 2 dirty lines, load 0 of 70 %, loop none, 6 requests failed",
         "disk 2: running, suspended",
-        "  backing   /two.img",
-        f"  size      {2 * MIB} bytes",
-        "  loop      7:7",
+        f"  disk2, {2 * MIB} bytes, on /two.img",
+        "  cache 1, 0 dirty lines, load 0 of 70 %, loop 7:7, 0 requests failed",
     ):
         assert line in text.splitlines()
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from lcfs.commands.arguments import add_json_option
 from lcfs.commands.control import Tree
+from lcfs.commands.counts import NOTHING, Counts, counted
+from lcfs.commands.exposition import samples
 from lcfs.commands.failure import FAILED, CommandFailed
 from lcfs.commands.listing import print_json
 from lcfs.commands.mounts import Mount, is_dead, lcfs_mounts, require_answer, the_mount
@@ -24,6 +26,15 @@ CACHE_NUMBERS = (
     "nr_dirty_caches",
     "last_flushed_segment_id",
     "last_migrated_segment_id",
+)
+TUNABLES = (
+    "allow_migrate",
+    "force_migrate",
+    "nr_max_batched_migration",
+    "barrier_deadline_ms",
+    "flush_current_buffer_interval",
+    "commit_super_block_interval",
+    "update_interval",
 )
 DEVICE_NUMBERS = ("size", "cache_id", "nr_dirty_caches", "migrate_threshold")
 
@@ -71,27 +82,32 @@ def describe(mount: Mount) -> dict[str, Any]:
     """One mount as JSON. A dead one has null for what only its daemon knows."""
     dead = is_dead(mount.mountpoint)
     tree = Tree(mount.mountpoint)
+    counts = counted(()) if dead else counted(samples(tree.read("metrics")))
     return {
         "mountpoint": mount.mountpoint,
         "source": mount.source,
         "pid": daemon_of(mount),
         "state": "dead" if dead else "running",
-        "caches": None if dead else [_cache(tree, id_) for id_ in tree.ids("caches")],
-        "devices": None if dead else [_device(tree, id_) for id_ in tree.ids("block")],
+        "caches": None if dead else [_cache(tree, id_, counts.caches.get(id_, NOTHING)) for id_ in tree.ids("caches")],
+        "devices": None if dead else [_device(tree, id_, counts.devices.get(id_, NOTHING)) for id_ in tree.ids("block")],
     }
 
 
-def _cache(tree: Tree, id_: int) -> dict[str, Any]:
+def _cache(tree: Tree, id_: int, counts: Counts) -> dict[str, Any]:
     return {
         "id": id_,
         "state": tree.read("caches", id_, "state"),
         "uuid": tree.read("caches", id_, "uuid"),
         "path": os.readlink(tree.path("caches", id_, "device")),
+        "migration": tree.read("caches", id_, "migration"),
+        "scrub": tree.read("caches", id_, "scrub"),
         **{name: int(tree.read("caches", id_, name)) for name in CACHE_NUMBERS},
+        **{name: getattr(counts, name) for name in ("reads", "read_hits", "writes", "write_hits", "migrated", "flushes")},
+        "tunables": {name: int(tree.read("caches", id_, name)) for name in TUNABLES},
     }
 
 
-def _device(tree: Tree, id_: int) -> dict[str, Any]:
+def _device(tree: Tree, id_: int, counts: Counts) -> dict[str, Any]:
     return {
         "id": id_,
         "name": tree.read("block", id_, "name"),
@@ -101,4 +117,5 @@ def _device(tree: Tree, id_: int) -> dict[str, Any]:
         "suspended": tree.read("block", id_, "suspended") == "1",
         "dev": tree.read("block", id_, "dev").split(),
         **{name: int(tree.read("block", id_, name)) for name in DEVICE_NUMBERS},
+        "errors": counts.errors,
     }
