@@ -43,7 +43,7 @@ def main() -> int:
     disks = ["--device", "1=vm.raw,size=256M,name=vm", "--device", "2=db.raw,size=128M,name=db"]
     subprocess.run([*LCFS, "mount", MOUNTPOINT, "--cache", "ssd.img", "--cache-size", "64M", *disks], check=True)
     try:
-        PICTURE.write_text(picture())
+        PICTURE.write_text("\n".join(line.rstrip() for line in picture().rstrip().splitlines()) + "\n")
     finally:
         subprocess.run([*LCFS, "umount", MOUNTPOINT], check=True)
     return 0
