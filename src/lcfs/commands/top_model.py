@@ -122,7 +122,7 @@ def _facts(found: list[Sample]) -> dict[str, dict[int, dict[str, Any]]]:
         if name == "info":
             row.update(sample.labels)
         elif len(sample.labels) == 1:
-            row[name] = int(sample.value)
+            row[name] = sample.value if name.endswith("_ratio") else int(sample.value)
     return facts
 
 
@@ -151,7 +151,7 @@ def _disk(tree: Tree, id_: int, facts: dict[str, Any], count: Counts, loops: tup
         tree.read("block", id_, "state"),
         facts.get("size_bytes", 0),
         bool(facts.get("suspended", 0)),
-        facts.get("backing_load_percent", 0),
+        round(100 * facts.get("backing_load_ratio", 0.0)),
         int(tree.read("block", id_, "migrate_threshold")),
         loops,
         count,
