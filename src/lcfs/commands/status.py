@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from lcfs.commands.arguments import add_json_option
-from lcfs.commands.control import Tree
+from lcfs.commands.control import TUNABLES, Tree
 from lcfs.commands.counts import NOTHING, Counts, counted
 from lcfs.commands.exposition import samples
 from lcfs.commands.failure import FAILED, CommandFailed
@@ -26,15 +26,6 @@ CACHE_NUMBERS = (
     "nr_dirty_caches",
     "last_flushed_segment_id",
     "last_migrated_segment_id",
-)
-TUNABLES = (
-    "allow_migrate",
-    "force_migrate",
-    "nr_max_batched_migration",
-    "barrier_deadline_ms",
-    "flush_current_buffer_interval",
-    "commit_super_block_interval",
-    "update_interval",
 )
 DEVICE_NUMBERS = ("size", "cache_id", "nr_dirty_caches", "migrate_threshold")
 

@@ -135,6 +135,7 @@ class Flusher:
         while True:
             try:
                 if self._flushes_along(writes):
+                    # free, as was just seen: nobody's flush that failed comes between
                     async with self._flush_lock:
                         await self._store.write_durably(extents)
                     self.flushed = writes[-1].end_position

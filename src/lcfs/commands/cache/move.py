@@ -16,7 +16,7 @@ import sys
 from lcfs.commands.arguments import add_cache_argument, add_image_argument, add_mount_option, size
 from lcfs.commands.cache.drop import drop
 from lcfs.commands.cache.format import format_path
-from lcfs.commands.control import Tree
+from lcfs.commands.control import TUNABLES, Tree
 from lcfs.commands.device.drain import drain
 from lcfs.commands.failure import FAILED, INTERRUPTED, CommandFailed
 from lcfs.commands.loose_link import require_no_loose_link
@@ -24,14 +24,7 @@ from lcfs.commands.loose_link import require_no_loose_link
 NAME = "move"
 HELP = "give the disks of a cache a new cache on another image, while they are in use"
 
-TUNABLES = (
-    "force_migrate",
-    "nr_max_batched_migration",
-    "barrier_deadline_ms",
-    "flush_current_buffer_interval",
-    "commit_super_block_interval",
-    "update_interval",
-)
+TAKEN_OVER = tuple(name for name in TUNABLES if name != "allow_migrate")
 """What the new cache takes over; allow_migrate too where update_interval leaves it to the operator."""
 
 
@@ -113,7 +106,7 @@ def _resume(tree: Tree, image: str) -> int:
 
 
 def _copy_tunables(tree: Tree, old: int, new: int) -> None:
-    for name in TUNABLES:
+    for name in TAKEN_OVER:
         tree.store(tree.read("caches", old, name), "caches", new, name)
     if tree.read("caches", old, "update_interval") == "0":
         tree.store(tree.read("caches", old, "allow_migrate"), "caches", new, "allow_migrate")
